@@ -1,0 +1,1 @@
+"""What every folder stands on: configs, errors, seeds, files, the run directory, console, devices."""

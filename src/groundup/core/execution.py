@@ -1,0 +1,120 @@
+"""Where and how the arithmetic runs: device, precision, threads, and the plan that a run records."""
+
+from __future__ import annotations
+
+import os
+import platform
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field
+
+from groundup.core.config import Config
+from groundup.core.errors import PlanError, UsageError
+
+if TYPE_CHECKING:
+    import torch
+
+Precision = Literal["float32", "bfloat16"]
+
+
+class ExecutionPlan(Config):
+    """What was chosen for a run, written into its checkpoints and never probed again on resume."""
+
+    device: str = Field("cpu", description="cpu, cuda, cuda:1 or mps")
+    precision: Precision = Field("float32", description="type of the matrix products; master weights stay float32")
+    threads: int = Field(2, ge=1, description="CPU threads of one process")
+    micro_batch: int = Field(16, ge=1, description="sequences in one forward and backward pass")
+    compile: bool = Field(False, description="run the step through torch.compile")
+    deterministic: bool = Field(True, description="refuse operations whose result varies between runs")
+    world_size: int = Field(1, ge=1, description="number of training processes")
+    machine: str = Field("", description="processor and library versions the plan was made for")
+
+    def check_repeatable(self) -> None:
+        """Raise PlanError when this machine cannot run the plan bit for bit."""
+        problems = []
+        if self.machine != machine_fingerprint():
+            problems.append(f"it was made on {self.machine!r}, this machine is {machine_fingerprint()!r}")
+        if self.device.startswith("cuda") and not _torch().cuda.is_available():
+            problems.append("it needs a CUDA device and there is none")
+        if self.threads > available_cpus():
+            problems.append(f"it needs {self.threads} CPU threads and {available_cpus()} are available")
+        if problems:
+            raise PlanError(
+                "the recorded execution plan cannot be repeated: "
+                + "; ".join(problems)
+                + ". Run again with --replan to go on under a new plan (the result will differ in the last bits)."
+            )
+
+
+def _torch() -> Any:
+    import torch
+
+    return torch
+
+
+def available_cpus() -> int:
+    """CPUs this process may use (its affinity mask where the platform has one)."""
+    if hasattr(os, "sched_getaffinity"):
+        return max(1, len(os.sched_getaffinity(0)))
+    return os.cpu_count() or 1
+
+
+@lru_cache(maxsize=1)
+def cpu_info() -> tuple[str, frozenset[str]]:
+    """The processor's name and its feature flags (empty where the platform does not list them)."""
+    name, flags = platform.processor() or platform.machine(), frozenset[str]()
+    path = Path("/proc/cpuinfo")
+    if path.exists():
+        for line in path.read_text(errors="replace").splitlines():
+            key, _, value = line.partition(":")
+            if key.strip() == "model name":
+                name = value.strip()
+            elif key.strip() in ("flags", "Features"):
+                flags = frozenset(value.split())
+                break
+    return name, flags
+
+
+def machine_fingerprint() -> str:
+    """Processor, its vector features, and the torch build: equal where a run can be repeated bit for bit."""
+    torch = _torch()
+    name, _ = cpu_info()
+    return f"{name} | {torch.backends.cpu.get_cpu_capability()} | torch {torch.__version__}"
+
+
+def has_fast_bfloat16() -> bool:
+    """True where the CPU multiplies bfloat16 natively (AVX-512 BF16 or AMX); elsewhere it is emulated and slower."""
+    _, flags = cpu_info()
+    return bool(flags & {"avx512_bf16", "amx_bf16", "bf16"})
+
+
+def resolve_device(name: str = "auto") -> str:
+    """Turn `auto`, `cpu`, `cuda`, `cuda:1` or `mps` into a device that is present.
+
+    Raises:
+        UsageError: when the named device does not exist here.
+    """
+    torch = _torch()
+    if name == "auto":
+        if torch.cuda.is_available():
+            return "cuda"
+        return "mps" if torch.backends.mps.is_available() else "cpu"
+    kind = name.split(":")[0]
+    present = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if kind not in present:
+        raise UsageError(f"unknown device {name!r}: use auto, cpu, cuda, cuda:N or mps")
+    if not present[kind]:
+        raise UsageError(f"device {name!r} is not available on this machine: use --device cpu")
+    return name
+
+
+def torch_dtype(name: str) -> torch.dtype:
+    """`float32`, `bfloat16`, `float16` or `float64` as a torch dtype."""
+    import torch
+
+    types = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
+    if name not in types:
+        raise UsageError(f"unknown dtype {name!r}: use {', '.join(types)}")
+    return types[name]
