@@ -9,6 +9,7 @@ from hashlib import sha256
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from groundup.core.errors import ConfigError, DataError
@@ -33,8 +34,8 @@ class TrainedIds(Protocol):
 
 @dataclass(frozen=True)
 class _Chat:
-    inputs: np.ndarray[Any, Any]
-    targets: np.ndarray[Any, Any]
+    inputs: npt.NDArray[np.int64]
+    targets: npt.NDArray[np.int64]
 
 
 class ConversationSource:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections import Counter
+import os
+import re
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from groundup.core.errors import DataError
 from groundup.core.files import atomic_write, read_json, sha256_file, write_json
@@ -21,6 +23,8 @@ log = logging.getLogger("groundup.data.corpus")
 
 MANIFEST = "corpus.json"
 FORMAT_VERSION = 1
+
+_NOT_A_WORD = re.compile(r"[\W_]+")
 
 
 @dataclass(frozen=True)
@@ -248,9 +252,76 @@ def _write_splits(documents: list[Document], split_of: dict[str, str], folder: P
             entry["bytes"] += len(line)
         for file in files.values():
             file.flush()
-        # From the first rename on, the old manifest describes other files: without it nobody reads a mixture.
+            os.fsync(file.fileno())
+        # A full disk has shown by now and left the old corpus whole. From the first rename on its manifest describes
+        # other files: without it nobody reads a mixture.
         (folder / MANIFEST).unlink(missing_ok=True)
     for split, entry in entries.items():
         entry["groups"] = len(groups[split])
         entry["sha256"] = digests[split].hexdigest()
     return entries
+
+
+@dataclass(frozen=True, kw_only=True)
+class Leak:
+    """One thing found in two splits.
+
+    Attributes:
+        kind: `group` (of two splits), `text` (equal but for case, punctuation and white space) or
+            `line` (a long line, compared in the same way).
+        splits: the splits, in the order train, validation, test.
+        documents: for each of them the id of a document.
+        text: the group's name, or the beginning of the text.
+    """
+
+    kind: Literal["group", "text", "line"]
+    splits: tuple[str, ...]
+    documents: tuple[str, ...]
+    text: str
+
+
+def find_leaks(corpus: Corpus, *, min_line_chars: int = 80) -> list[Leak]:
+    """Return every group, text and long line that occurs in more than one split.
+
+    Texts and lines are compared by their words alone: case, punctuation and white space do not count, so that a copy
+    with other quotes or indentation is found too. Lines of an identical text are not listed again.
+
+    Args:
+        corpus: the corpus.
+        min_line_chars: shorter lines (counted in letters, digits and single spaces) are not compared: they are
+            common phrases.
+    """
+    seen: dict[str, dict[bytes, dict[str, tuple[str, str]]]] = {
+        kind: defaultdict(dict) for kind in ("group", "text", "line")
+    }
+    for split in SPLITS:
+        for document in corpus.documents(split):
+            seen["group"][document.group.encode()].setdefault(split, (document.id, document.group))
+            seen["text"][_key(words(document.text))].setdefault(split, (document.id, document.text[:100]))
+            for line in document.text.split("\n"):
+                plain = words(line)
+                if len(plain) >= min_line_chars:
+                    seen["line"][_key(plain)].setdefault(split, (document.id, line.strip()[:100]))
+    leaks: list[Leak] = []
+    told: set[tuple[str, ...]] = set()
+    for kind in ("group", "text", "line"):
+        for places in seen[kind].values():
+            if len(places) < 2:
+                continue
+            documents = tuple(name for name, _ in places.values())
+            if kind == "text":
+                told.add(documents)
+            if kind == "line" and documents in told:
+                continue
+            text = next(iter(places.values()))[1]
+            leaks.append(Leak(kind=kind, splits=tuple(places), documents=documents, text=text))
+    return leaks
+
+
+def words(text: str) -> str:
+    """Return the words of `text` in lower case with single spaces: what the comparison looks at."""
+    return _NOT_A_WORD.sub(" ", text.casefold()).strip()
+
+
+def _key(text: str) -> bytes:
+    return hashlib.blake2b(text.encode("utf-8"), digest_size=16).digest()

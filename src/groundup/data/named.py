@@ -12,6 +12,7 @@ from groundup.data.readers import read_text
 
 #: Name -> function that returns its documents, imported when it is asked for.
 NAMED_SOURCES = {
+    "python-docs": "groundup.data.python_docs:python_docs",
     "shakespeare": "groundup.data.named:read_shakespeare",
 }
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from jaxtyping import Int
 from torch import Tensor
@@ -16,7 +17,7 @@ from groundup.data.batch import IGNORE_INDEX, Batch
 from groundup.data.shards import TokenShards
 
 
-def shuffled(count: int, seed: int) -> np.ndarray[Any, np.dtype[np.int64]]:
+def shuffled(count: int, seed: int) -> npt.NDArray[np.int64]:
     """Return a random order of `0 .. count - 1`, the same on every platform and with every numpy.
 
     Only the raw stream of PCG64 is promised to stay the same across versions of numpy, so it is sorted here
@@ -110,7 +111,7 @@ class TokenWindows:
         self.seed, self.separate_documents = seed, separate_documents
         self.rows = rank_rows(batch_size, rank, world_size)
         self.num_windows = shards.num_tokens // context
-        self._order: tuple[int, np.ndarray[Any, Any], int] | None = None
+        self._order: tuple[int, npt.NDArray[np.int64], int] | None = None
         self._position = Position(
             {
                 "seed": seed,
@@ -132,7 +133,7 @@ class TokenWindows:
         """Targets of one update over all ranks."""
         return self.batch_size * self.context
 
-    def epoch_order(self, epoch: int) -> tuple[np.ndarray[Any, Any], int]:
+    def epoch_order(self, epoch: int) -> tuple[npt.NDArray[np.int64], int]:
         """Return the order of the windows in an epoch, and the token where its first window begins."""
         if self._order is None or self._order[0] != epoch:
             order = shuffled(self.num_windows, seed_for(self.seed, "windows", "order", epoch))
