@@ -29,6 +29,9 @@ class ExecutionPlan(Config):
     compile: bool = Field(False, description="run the step through torch.compile")
     deterministic: bool = Field(True, description="refuse operations whose result varies between runs")
     world_size: int = Field(1, ge=1, description="number of training processes")
+    sharded: bool = Field(
+        False, description="split parameters over the processes (FSDP2) instead of copying them (DDP)"
+    )
     machine: str = Field("", description="processor and library versions the plan was made for")
 
     def check_repeatable(self) -> None:

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from groundup.core.files import explain_write_error
 
 
+@runtime_checkable
 class MetricsSink(Protocol):
     """Receives one record at a time; values are JSON types."""
 
     def write(self, record: dict[str, Any]) -> None: ...
+
+    def rewind(self, stage: str, step: int) -> None:
+        """Forget the records of `stage` after `step`: a resumed run is about to write them again."""
+        ...
 
 
 class JsonlSink:
@@ -45,6 +50,9 @@ class NullSink:
 
     def write(self, record: dict[str, Any]) -> None:
         del record
+
+    def rewind(self, stage: str, step: int) -> None:
+        del stage, step
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:

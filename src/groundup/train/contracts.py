@@ -1,0 +1,60 @@
+"""What the trainer asks of a method: where its batches come from, and what is minimised."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class LossSum:
+    """The loss of one micro-batch, not yet divided by anything.
+
+    The trainer adds the sums of all micro-batches and processes and divides once by the sum of the counts, so that
+    it does not matter how a batch was cut into pieces.
+
+    Attributes:
+        total: sum of the losses of all items; its graph leads to the parameters.
+        count: how many items (trained tokens, pairs, ...) were summed.
+        metrics: further sums over the same items; the trainer reports them divided by the global count.
+    """
+
+    total: Float[Tensor, ""]
+    count: int
+    metrics: dict[str, float] = field(default_factory=dict)
+
+
+@runtime_checkable
+class MicroBatch(Protocol):
+    """Anything that can be moved to the device of the model; `data.batch.Batch` is one."""
+
+    def to(self, device: str | torch.device) -> Any: ...
+
+
+@runtime_checkable
+class BatchSource(Protocol):
+    """Where the micro-batches of one optimizer update come from.
+
+    `update(step)` may depend on the policy (reinforcement learning rolls out here). The state is JSON, is the same on
+    every process, and is saved and restored with each checkpoint.
+    """
+
+    def update(self, step: int) -> Sequence[MicroBatch]:
+        """Return this process's micro-batches of optimizer update `step`, counted from 0."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: dict[str, Any], /) -> None: ...
+
+
+@runtime_checkable
+class Objective(Protocol):
+    """What is minimised: the loss sum of a model on one micro-batch."""
+
+    def __call__(self, model: nn.Module, batch: Any, /) -> LossSum: ...

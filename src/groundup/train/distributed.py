@@ -1,0 +1,185 @@
+"""Training in several processes: torch's DDP and FSDP2 around the same loop; alone, all of it costs nothing."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from groundup.core.errors import PlanError, TrainingError, UsageError
+from groundup.core.execution import ExecutionPlan
+from groundup.train.contracts import LossSum, Objective
+
+
+def rank_and_world_size() -> tuple[int, int]:
+    """This process's number and how many there are; (0, 1) when no process group was begun."""
+    if not torch.distributed.is_available() or not torch.distributed.is_initialized():
+        return 0, 1
+    return torch.distributed.get_rank(), torch.distributed.get_world_size()
+
+
+@contextmanager
+def process_group(device: str = "cpu") -> Iterator[tuple[int, int]]:
+    """Join the process group that `torchrun` or `launch` described in the environment; yields rank and world size.
+
+    Without such an environment this is one process: (0, 1).
+
+    Args:
+        device: cuda uses NCCL, and each process takes the GPU of its LOCAL_RANK; everything else uses gloo.
+    """
+    if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
+        yield 0, 1
+        return
+    import torch.distributed as dist
+
+    on_gpu = device.startswith("cuda")
+    if on_gpu:
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+    dist.init_process_group("nccl" if on_gpu else "gloo")
+    try:
+        yield dist.get_rank(), dist.get_world_size()
+    finally:
+        dist.destroy_process_group()
+
+
+def launch(worker: Callable[..., None], world_size: int, *args: Any) -> None:
+    """Run `worker(*args)` in `world_size` spawned processes of this machine, each inside its `process_group`.
+
+    Args:
+        worker: a function at the top level of a module (it is sent by name).
+        args: sent to every process, so they must be picklable.
+
+    Raises:
+        TrainingError: when a process failed, with its traceback.
+    """
+    if world_size < 1:
+        raise UsageError(f"world_size ({world_size}) must be at least 1")
+    from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException, spawn
+
+    try:
+        spawn(_launched, args=(worker, world_size, _free_port(), args), nprocs=world_size)  # type: ignore[no-untyped-call]
+    except (ProcessRaisedException, ProcessExitedException) as error:
+        raise TrainingError(f"one of {world_size} training processes failed: {error}") from error
+
+
+def _launched(rank: int, worker: Callable[..., None], world_size: int, port: int, args: tuple[Any, ...]) -> None:
+    os.environ.update(
+        RANK=str(rank),
+        LOCAL_RANK=str(rank),
+        WORLD_SIZE=str(world_size),
+        MASTER_ADDR="127.0.0.1",
+        MASTER_PORT=str(port),
+    )
+    with process_group():
+        worker(*args)
+
+
+def _free_port() -> int:
+    import socket
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Parallel:
+    """A model and its objective, run by one process or by several that hold copies (DDP) or shards (FSDP2).
+
+    Args:
+        model: on its device; with `plan.sharded` its parameters become shards in place.
+        objective: what is minimised.
+        plan: its world size must be that of the process group.
+    """
+
+    def __init__(self, model: nn.Module, objective: Objective, plan: ExecutionPlan) -> None:
+        self.rank, self.world_size = rank_and_world_size()
+        if plan.world_size != self.world_size:
+            raise PlanError(
+                f"the execution plan is for {plan.world_size} processes and {self.world_size} run: start it with "
+                f"torchrun --nproc-per-node {plan.world_size}, or run again with --replan"
+            )
+        self.sharded = plan.sharded and self.world_size > 1
+        self.device = next(model.parameters()).device
+        self.model = model
+        if plan.compile:
+            model.compile()
+        if self.sharded:
+            shard(model)
+        self._loss: nn.Module = _ObjectiveModule(model, objective)
+        if self.world_size > 1 and not self.sharded:
+            from torch.nn.parallel import DistributedDataParallel
+
+            self._loss = DistributedDataParallel(self._loss, gradient_as_bucket_view=True)
+
+    def loss(self, batch: Any) -> LossSum:
+        """The loss sum of a micro-batch of this process."""
+        total, count, metrics = self._loss(batch)
+        return LossSum(total, count, metrics)
+
+    def micro_batch(self, *, last: bool) -> AbstractContextManager[None]:
+        """Around forward and backward of a micro-batch: gradients cross the processes with the last one only."""
+        if self.world_size == 1:
+            return nullcontext()
+        if self.sharded:
+            self.model.set_requires_gradient_sync(last)  # type: ignore[operator]
+            return nullcontext()
+        return nullcontext() if last else self._loss.no_sync()  # type: ignore[operator]
+
+    def sum(self, values: list[float]) -> list[float]:
+        """Add numbers over all processes, in float64."""
+        if self.world_size == 1:
+            return values
+        # MPS has no float64, but it has no process group either.
+        tensor = torch.tensor(values, dtype=torch.float64, device=self.device)
+        torch.distributed.all_reduce(tensor)
+        return [float(value) for value in tensor.tolist()]
+
+    def full(self, tensor: Tensor) -> Tensor:
+        """The whole of a tensor that may be sharded, on the CPU. Every process must call it."""
+        if self.sharded:
+            from torch.distributed.tensor import DTensor
+
+            if isinstance(tensor, DTensor):
+                tensor = tensor.full_tensor()
+        return tensor.detach().cpu()
+
+    @torch.no_grad()
+    def restore(self, tensor: Tensor, whole: Tensor) -> None:
+        """Copy `whole` into a tensor, or this process's shard of it."""
+        if self.sharded:
+            from torch.distributed.tensor import DTensor, distribute_tensor
+
+            if isinstance(tensor, DTensor):
+                whole = distribute_tensor(whole.to(self.device), tensor.device_mesh, tensor.placements)
+        tensor.copy_(whole)
+
+
+def shard(model: nn.Module) -> None:
+    """Split the parameters over all processes with FSDP2: every element of a ModuleList is gathered by itself.
+
+    The root keeps what it gathered after its forward pass, so the head can be used outside of it.
+    """
+    from torch.distributed.fsdp import fully_shard
+
+    for module in list(model.modules()):
+        if isinstance(module, nn.ModuleList):
+            for child in module:
+                fully_shard(child)
+    fully_shard(model)
+
+
+class _ObjectiveModule(nn.Module):
+    """The objective as a module, since DDP must see the whole way from the batch to the loss."""
+
+    def __init__(self, model: nn.Module, objective: Objective) -> None:
+        super().__init__()
+        self.model = model
+        self.objective = objective
+
+    def forward(self, batch: Any) -> tuple[Tensor, int, dict[str, float]]:
+        loss = self.objective(self.model, batch)
+        return loss.total, loss.count, loss.metrics

@@ -1,0 +1,108 @@
+"""A small language model and source for the trainer's tests, also imported by the processes that they kill."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from groundup.core.execution import ExecutionPlan, machine_fingerprint
+from groundup.core.seeds import seed_for
+from groundup.data.batch import IGNORE_INDEX, Batch
+
+
+class TinyModel(nn.Module):
+    """Embedding, causal mixing by a running mean, two layers and a tied head."""
+
+    def __init__(self, vocab_size: int = 50, hidden_size: int = 16, seed: int = 0, dropout: float = 0.0) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(seed)
+        self.embed = nn.Embedding(vocab_size, hidden_size)
+        self.layers = nn.ModuleList([nn.Linear(hidden_size, hidden_size) for _ in range(2)])
+        self.norm = nn.LayerNorm(hidden_size)
+        self.dropout = dropout
+        with torch.no_grad():
+            for parameter in (self.embed.weight, *(tensor for layer in self.layers for tensor in layer.parameters())):
+                parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.2)
+
+    def forward(self, inputs: Tensor, *, positions: Any = None, segments: Any = None, mask: Any = None) -> Tensor:
+        hidden = self.embed(inputs)
+        count = torch.arange(1, inputs.shape[1] + 1, device=hidden.device, dtype=hidden.dtype)
+        hidden = hidden + hidden.cumsum(1) / count[None, :, None]
+        for layer in self.layers:
+            mixed = torch.tanh(layer(hidden))
+            hidden = hidden + nn.functional.dropout(mixed, self.dropout, self.training)
+        return self.norm(hidden)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        logits = nn.functional.linear(hidden, self.embed.weight)
+        return logits if logits.dtype == torch.float64 else logits.float()
+
+
+class TinySource:
+    """Sequences that count upwards in random steps: easy to learn, a pure function of the step."""
+
+    def __init__(
+        self,
+        batch_size: int = 8,
+        length: int = 12,
+        micro_batch: int = 4,
+        seed: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+        vocab_size: int = 50,
+        masked: float = 0.2,
+    ) -> None:
+        self.batch_size, self.length, self.micro_batch, self.vocab_size = batch_size, length, micro_batch, vocab_size
+        self.seed, self.rank, self.world_size, self.masked = seed, rank, world_size, masked
+        self.next_step = 0
+
+    def batch(self, step: int) -> Batch:
+        generator = torch.Generator().manual_seed(seed_for(self.seed, "tiny", step))
+        start = torch.randint(self.vocab_size, (self.batch_size, 1), generator=generator)
+        stride = torch.randint(1, 4, (self.batch_size, 1), generator=generator)
+        tokens = (start + stride * torch.arange(self.length + 1)) % self.vocab_size
+        targets = tokens[:, 1:].clone()
+        targets[torch.rand(targets.shape, generator=generator) < self.masked] = IGNORE_INDEX
+        return Batch(tokens[:, :-1].contiguous(), targets)
+
+    def update(self, step: int) -> list[Batch]:
+        if step != self.next_step:
+            raise AssertionError(f"asked for update {step} at position {self.next_step}")
+        self.next_step = step + 1
+        whole = self.batch(step)
+        share = self.batch_size // self.world_size
+        rows = range(self.rank * share, (self.rank + 1) * share, self.micro_batch)
+        end = (self.rank + 1) * share
+        return [
+            Batch(whole.inputs[i : min(i + self.micro_batch, end)], whole.targets[i : min(i + self.micro_batch, end)])
+            for i in rows
+        ]
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"next_step": self.next_step}
+
+    def load_state_dict(self, state: dict[str, Any], /) -> None:
+        self.next_step = state["next_step"]
+
+
+def plan(**changes: Any) -> ExecutionPlan:
+    return ExecutionPlan(**{"threads": 1, "micro_batch": 4, "machine": machine_fingerprint()} | changes)
+
+
+class ListSink:
+    """Keeps the records of a run."""
+
+    def __init__(self) -> None:
+        self.records: list[dict[str, Any]] = []
+
+    def write(self, record: dict[str, Any]) -> None:
+        self.records.append(record)
+
+    def rewind(self, stage: str, step: int) -> None:
+        self.records = [r for r in self.records if r["stage"] != stage or r["step"] <= step]
+
+
+def weights_of(model: nn.Module) -> dict[str, Tensor]:
+    return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
