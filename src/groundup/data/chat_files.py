@@ -9,7 +9,7 @@ from typing import Any
 
 from groundup.core.errors import DataError
 from groundup.data.document import normalize_text
-from groundup.data.readers import read_records, read_text
+from groundup.data.readers import json_type, read_records, read_text
 
 #: A message: its `role` and its `content`.
 Message = dict[str, str]
@@ -59,14 +59,14 @@ def _records(path: Path) -> Iterator[tuple[str, Any]]:
         raise DataError(f"{path} is not JSON that can be read: {error}") from None
     if not isinstance(records, list):
         keys = f" with the keys {', '.join(map(repr, records))}" if isinstance(records, dict) else ""
-        raise DataError(f"{path} holds a JSON {type(records).__name__}{keys}: an array of records is needed")
+        raise DataError(f"{path} holds a JSON {json_type(records)}{keys}: an array of records is needed")
     for number, record in enumerate(records, 1):
         yield f"{path}, record {number}", record
 
 
 def _messages(record: Any, where: str) -> list[Message]:
     if not isinstance(record, dict):
-        raise DataError(f"{where} holds a JSON {type(record).__name__}, an object is needed: {SCHEMAS}")
+        raise DataError(f"{where} holds a JSON {json_type(record)}, an object is needed: {SCHEMAS}")
     if "messages" in record:
         messages = _checked(record["messages"], where)
     elif "prompt" in record and "completion" in record:

@@ -20,7 +20,7 @@ PARAGRAPHS = _names(
     "figcaption hr address details summary fieldset body"
 )
 #: Elements that end a line.
-LINES = _names("br li tr dt dd caption option")
+LINES = _names("li tr dt dd caption option")
 CELLS = _names("td th")
 VOID = _names("area base br col embed hr img input link meta param source track wbr")
 
@@ -47,6 +47,7 @@ class _TextParser(HTMLParser):
         self.parts: list[str] = []
         self.dropping: list[str] = []
         self.pre = 0
+        self.breaks = 0
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         del attrs
@@ -75,25 +76,38 @@ class _TextParser(HTMLParser):
             elif self.dropping[0] == "head" and tag == "html":
                 self.dropping.clear()
             return
-        self._border(tag)
+        if tag != "br":
+            self._border(tag)
         if tag == "pre":
             self.pre = max(0, self.pre - 1)
 
     def handle_data(self, data: str) -> None:
-        if not self.dropping:
-            self.parts.append(data if self.pre else _SPACE.sub(" ", data))
+        if self.dropping:
+            return
+        if self.pre:
+            data = data.replace("\r\n", "\n").replace("\r", "\n")
+        else:
+            data = _SPACE.sub(" ", data)
+            if self.breaks or not self.parts or self.parts[-1].endswith((" ", "\n")):
+                data = data.removeprefix(" ")
+        if data:
+            if self.breaks and self.parts:
+                self.parts.append("\n" * self.breaks)
+            self.breaks = 0
+            self.parts.append(data)
 
     def _border(self, tag: str) -> None:
+        # Borders that meet count once: the end of one paragraph and the beginning of the next are one blank line.
         if tag in PARAGRAPHS:
-            self.parts.append("\n\n")
+            self.breaks = 2
         elif tag in LINES:
-            self.parts.append("\n")
-        elif tag in CELLS:
-            self.parts.append(" ")
+            self.breaks = max(self.breaks, 1)
+        elif tag == "br":
+            self.breaks = min(self.breaks + 1, 2)
+        elif tag in CELLS and self.parts and not self.breaks:
+            self.handle_data(" ")
 
     def text(self) -> str:
-        text = "".join(self.parts).replace("\r\n", "\n").replace("\r", "\n").replace("\xa0", " ")
-        lines = [line.rstrip() if line.strip() else "" for line in text.split("\n")]
-        # A fold leaves one space where a line begins; more is the indentation of a <pre>.
-        lines = [line[1:] if line.startswith(" ") and not line.startswith("  ") else line for line in lines]
+        text = "".join(self.parts).replace("\xa0", " ")
+        lines = [line.rstrip() for line in text.split("\n")]
         return re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).strip("\n")

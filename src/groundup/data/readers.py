@@ -98,7 +98,8 @@ def _refuse_binary(data: bytes, path: Path, start: int) -> None:
     zero = data.find(b"\0")
     if zero >= 0:
         even, odd = sample[::2].count(0), sample[1::2].count(0)
-        if max(even, odd) > 0.3 * len(sample) / 2 and min(even, odd) < 0.1 * max(even, odd):
+        # In text of western letters nearly every second byte of UTF-16 is 0.
+        if max(even, odd) > 0.7 * len(sample) / 2 and min(even, odd) < 0.1 * max(even, odd):
             name = "UTF-16LE" if odd > even else "UTF-16BE"
             raise DataError(
                 f"{path} looks like {name} without a byte order mark (byte 0x00 at offset {start + zero:,}): "
@@ -155,3 +156,10 @@ def _chain(first: bytes, file: io.BufferedIOBase | gzip.GzipFile) -> Iterator[by
     if first:
         yield first
     yield from file
+
+
+def json_type(value: Any) -> str:
+    """Return what JSON calls a value: object, array, string, number, boolean or null."""
+    if value is None or isinstance(value, bool):
+        return "null" if value is None else "boolean"
+    return {dict: "object", list: "array", str: "string"}.get(type(value), "number")

@@ -14,7 +14,7 @@ from groundup.core.errors import DataError, suggest
 from groundup.data.document import Document, normalize_text
 from groundup.data.html_text import html_to_text
 from groundup.data.named import NAMED_SOURCES, read_named
-from groundup.data.readers import explained, read_records, read_text
+from groundup.data.readers import explained, json_type, read_records, read_text
 
 log = logging.getLogger("groundup.data.sources")
 
@@ -97,7 +97,13 @@ def find_files(folder: Path) -> list[Path]:
         else:
             found.setdefault(path.resolve(), path)
     if not found:
-        seen = ", ".join(f"{count} {ending}" for ending, count in others.most_common(8)) or "nothing"
+        seen = (
+            ", ".join(
+                f"{count} {ending}"
+                for ending, count in sorted(others.most_common(8), key=lambda item: (-item[1], item[0]))
+            )
+            or "nothing"
+        )
         raise DataError(f"the folder {folder} has no {', '.join(_KINDS)} file: it holds {seen}")
     if others:
         log.info("left out %d files of other kinds below %s", sum(others.values()), folder)
@@ -108,7 +114,8 @@ def _walk(folder: Path) -> Iterator[Path]:
     visited: set[Path] = set()
 
     def refuse(error: OSError) -> None:
-        raise error
+        with explained(Path(error.filename or folder)):
+            raise error
 
     for root, folders, names in os.walk(folder, followlinks=True, onerror=refuse):
         here = Path(root)
@@ -154,7 +161,7 @@ def _read_jsonl(path: Path, name: str, group: str | None, text_key: str, nfc: bo
     documents = []
     for number, record in read_records(path):
         if not isinstance(record, dict):
-            raise DataError(f"{path}, line {number} holds a JSON {type(record).__name__}, an object is needed")
+            raise DataError(f"{path}, line {number} holds a JSON {json_type(record)}, an object is needed")
         if text_key not in record:
             keys = ", ".join(map(repr, record)) or "none"
             raise DataError(
@@ -164,7 +171,7 @@ def _read_jsonl(path: Path, name: str, group: str | None, text_key: str, nfc: bo
         text = record[text_key]
         if not isinstance(text, str):
             raise DataError(
-                f"{path}, line {number}: {text_key!r} holds a JSON {type(text).__name__}, a string is needed: name "
+                f"{path}, line {number}: {text_key!r} holds a JSON {json_type(text)}, a string is needed: name "
                 "another key with --text-key"
             )
         text = normalize_text(text, nfc=nfc)
