@@ -180,6 +180,20 @@ def test_epochs_and_seeds_shuffle() -> None:
     assert len(packs) == 2
 
 
+@pytest.mark.parametrize("packed", [False, True])
+def test_evaluation_sees_each_conversation_once(packed: bool) -> None:
+    chats = [chat(number, 2 + (number * 11) % 39) for number in range(23)]
+    found = [item for batch in source(chats, packed=packed).each_once() for item in conversations_in(batch)]
+    assert sorted(found) == sorted(expected(item) for item in chats)
+
+
+def test_the_tokenizers_conversations_fit() -> None:
+    chat_module = pytest.importorskip("groundup.tokenizer.chat", reason="the tokenizer's chat part is not here yet")
+    made = source([chat_module.EncodedChat(ids=[5, 6, 7], trained=[False, True, True])])
+    batch = made.update(0)[0]
+    assert batch.inputs[0].tolist() == [5, 6] and batch.targets[0].tolist() == [6, 7]
+
+
 def test_wrong_masks_are_refused() -> None:
     good = chat(0, 6)
     with pytest.raises(DataError, match=r"conversation 1 has no trained token among its 3.*\{% generation %\}"):

@@ -193,7 +193,7 @@ def test_wrong_sizes_and_foreign_states_are_refused(tmp_path: Path, make_shards:
         with pytest.raises(DataError, match=f"{name} = {options[name]}, this run has {value}"):
             TokenWindows(shards, **options | {name: value}).load_state_dict(state)
     other = make_shards(tmp_path / "b", ["9876543210" * 3])
-    with pytest.raises(DataError, match="has first_shard = "):
+    with pytest.raises(DataError, match="has content = "):
         TokenWindows(other, **options).load_state_dict(state)
 
 

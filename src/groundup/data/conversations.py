@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -28,8 +28,11 @@ BUCKET_BATCHES = 16
 class TrainedIds(Protocol):
     """Token ids with a mark for each that is trained; `tokenizer.chat.EncodedChat` is one."""
 
-    ids: list[int]
-    trained: list[bool]
+    @property
+    def ids(self) -> Sequence[int]: ...
+
+    @property
+    def trained(self) -> Sequence[bool]: ...
 
 
 @dataclass(frozen=True)
@@ -150,6 +153,12 @@ class ConversationSource:
         mine = [chosen[row] for row in self.rows]
         self._position.next_step = step + 1
         return [self._batch(mine[start : start + self.micro_batch]) for start in range(0, len(mine), self.micro_batch)]
+
+    def each_once(self) -> Iterator[Batch]:
+        """Yield every row exactly once, by length, in micro-batches: all of the conversations, for evaluation."""
+        rows = sorted(range(self.num_rows), key=lambda row: self._lengths[row])
+        for start in range(0, len(rows), self.micro_batch):
+            yield self._batch(rows[start : start + self.micro_batch])
 
     def _batch(self, rows: list[int]) -> Batch:
         longest = max(self._lengths[row] for row in rows)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
 import shutil
+import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -29,6 +32,7 @@ MAX_CONNECTIONS = 100
 FIRST_WAIT_S = 0.5
 LONGEST_WAIT_S = 8.0
 TIMEOUT_S = 30.0
+LOCK_POLL_S = 0.2
 CHUNK_BYTES = 1 << 16
 
 
@@ -74,11 +78,8 @@ def fetch(remote: Remote) -> Path:
         DataError: when the disk is full.
     """
     path = cache_folder() / "downloads" / remote.name
-    if path.is_file():
-        if sha256_file(path) == remote.sha256:
-            return path
-        log.warning("%s does not have the expected sha256 and is fetched again", path)
-        path.unlink()
+    if path.is_file() and sha256_file(path) == remote.sha256:
+        return path
     mirror = os.environ.get("GROUNDUP_MIRROR", "").strip()
     url_path = urlsplit(remote.url).path.lstrip("/")
     if mirror and urlsplit(mirror).scheme not in ("http", "https"):
@@ -89,8 +90,45 @@ def fetch(remote: Remote) -> Path:
             f"put the file from {remote.url} (sha256 {remote.sha256}) at {path}, or unset the variable"
         )
     url = f"{mirror.rstrip('/')}/{url_path}" if mirror else remote.url
-    _Download(remote, url, path).run()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _alone(path.with_name(path.name + ".lock")):
+            # Another process may have fetched it while this one waited.
+            if not path.is_file() or sha256_file(path) != remote.sha256:
+                _Download(remote, url, path).run()
+    except OSError as error:
+        raise explain_write_error(path, error) from error
     return path
+
+
+@contextmanager
+def _alone(lock: Path) -> Iterator[None]:
+    """Wait until no other process is inside; the system lets go of the lock even when a process is killed."""
+    with lock.open("ab") as file:
+        told = False
+        while not _try_lock(file.fileno()):
+            if not told:
+                log.warning("another process is downloading %s: waiting for it", lock.stem)
+            told = True
+            time.sleep(LOCK_POLL_S)
+        yield
+
+
+def _try_lock(descriptor: int) -> bool:
+    try:
+        if sys.platform == "win32":
+            import msvcrt
+
+            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+        else:
+            import fcntl
+
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        # A file system without locks answers something else: then two downloads may disturb each other, which the
+        # checksum finds.
+        return error.errno not in (errno.EACCES, errno.EAGAIN, errno.EDEADLK)
+    return True
 
 
 def _copy_from_folder(remote: Remote, mirror: str, url_path: str, path: Path) -> Path:
@@ -122,19 +160,13 @@ class _Download:
         self.resumed = False
 
     def run(self) -> None:
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise explain_write_error(self.path, error) from error
         with httpx.Client(timeout=TIMEOUT_S, follow_redirects=True) as client:
             self._transfer(client)
             digest = sha256_file(self.part)
             if digest != self.remote.sha256 and self.resumed:
-                # The beginning may come from another version of the file, or from a second process: once from zero.
+                # The beginning may come from another version of the file, or from a disk that failed: once from zero.
                 log.warning("%s is wrong after it was resumed; fetching it again from the beginning", self.remote.name)
                 self._forget()
-                self.part = self.path.with_name(f"{self.path.name}.{os.getpid()}.part")
-                self.note = self.part.with_name(self.part.name + ".json")
                 self._transfer(client)
                 digest = sha256_file(self.part)
         if digest != self.remote.sha256:
@@ -143,10 +175,7 @@ class _Download:
                 f"{self.url} does not have the expected content: its sha256 is {digest}, {self.remote.sha256} is "
                 "expected. The file was deleted; try again, or set GROUNDUP_MIRROR to another source"
             )
-        try:
-            self.part.replace(self.path)
-        except OSError as error:
-            raise explain_write_error(self.path, error) from error
+        self.part.replace(self.path)
         self.note.unlink(missing_ok=True)
 
     def _forget(self) -> None:
@@ -195,6 +224,7 @@ class _Download:
                 status = response.status_code
                 if status == 416 or (status == 206 and not self._continues(response, have)):
                     self._forget()
+                    bar.advance(-have)
                     return f"the server cannot continue at byte {have:,}"
                 if status in (408, 429) or status >= 500:
                     return f"the server answered HTTP {status}"
@@ -203,10 +233,12 @@ class _Download:
                         f"cannot download {self.url}: the server answered HTTP {status}. Put the file (sha256 "
                         f"{self.remote.sha256}) at {self.path}, or set GROUNDUP_MIRROR to another source"
                     )
+                if status == 200:
+                    bar.advance(-have)
                 self._receive(response, append=status == 206, bar=bar)
         except httpx.InvalidURL as error:
             raise DownloadError(f"{self.url} is not a URL: {error}") from None
-        except httpx.TransportError as error:
+        except httpx.RequestError as error:
             return f"{type(error).__name__}: {error}"
         missing = self.remote.size - self._have()
         return f"the connection ended {missing:,} bytes early" if missing > 0 else ""
@@ -238,7 +270,8 @@ class _Download:
             raise explain_write_error(self.part, error) from error
 
     def _bounded(self, response: httpx.Response, have: int) -> Iterator[bytes]:
-        for chunk in response.iter_raw(CHUNK_BYTES):
+        # Pieces as they arrive: with a fixed size httpx would hold back, and on a cut lose, the last part.
+        for chunk in response.iter_raw():
             have += len(chunk)
             if have > self.remote.size:
                 self._forget()

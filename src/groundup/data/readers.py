@@ -160,6 +160,7 @@ def _chain(first: bytes, file: io.BufferedIOBase | gzip.GzipFile) -> Iterator[by
 
 def json_type(value: Any) -> str:
     """Return what JSON calls a value: object, array, string, number, boolean or null."""
-    if value is None or isinstance(value, bool):
-        return "null" if value is None else "boolean"
-    return {dict: "object", list: "array", str: "string"}.get(type(value), "number")
+    if value is None:
+        return "null"
+    names: dict[type, str] = {bool: "boolean", dict: "object", list: "array", str: "string"}
+    return names.get(type(value), "number")

@@ -12,6 +12,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from groundup.core.errors import ConfigError, DataError
+from groundup.core.files import sha256_json
 from groundup.core.seeds import seed_for
 from groundup.data.batch import IGNORE_INDEX, Batch
 from groundup.data.shards import TokenShards
@@ -118,7 +119,7 @@ class TokenWindows:
                 "context": context,
                 "batch_size": batch_size,
                 "num_tokens": shards.num_tokens,
-                "first_shard": shards.index["shards"][0]["sha256"],
+                "content": sha256_json(shards.index["shards"])[:16],
                 "separate_documents": separate_documents,
             }
         )

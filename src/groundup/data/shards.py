@@ -63,7 +63,8 @@ def write_shards(
         raise DataError(f"shard_tokens ({shard_tokens}) must be at least 1")
     # Without its index a folder is not readable, so a half-written one can never be mistaken for a finished one.
     (folder / INDEX).unlink(missing_ok=True)
-    for old in [*folder.glob("tokens-*.bin"), folder / DOCUMENTS]:
+    # The second pattern is what a killed process leaves.
+    for old in [*folder.glob("tokens-*.bin"), *folder.glob(".tokens-*.part"), folder / DOCUMENTS]:
         old.unlink(missing_ok=True)
     encoded = _encode(documents, tokenizer, on_progress)
     shards: list[dict[str, Any]] = []

@@ -126,7 +126,11 @@ def _walk(folder: Path) -> Iterator[Path]:
                 continue
             visited.add(real)
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        yield from (here / name for name in sorted(names) if not name.startswith(".") and (here / name).is_file())
+        for name in sorted(names):
+            with explained(here / name):
+                is_file = not name.startswith(".") and (here / name).is_file()
+            if is_file:
+                yield here / name
 
 
 def _read_files(files: list[Path], base: Path, text_key: str, nfc: bool) -> list[Document]:
