@@ -53,6 +53,11 @@ class Handler(BaseHTTPRequestHandler):
 
     def log_message(self, *_args: Any) -> None: ...
 
+    def end_headers(self) -> None:
+        # Said aloud, or the client would try the closed connection once more and the counts below would vary.
+        self.send_header("Connection", "close")
+        super().end_headers()
+
     def do_GET(self) -> None:
         server = self.server
         server.requests.append({"path": self.path, **{k.lower(): v for k, v in self.headers.items()}})

@@ -286,6 +286,14 @@ def test_links_that_lead_round_in_circles_end(tmp_path: Path) -> None:
     assert [path.name for path in find_files(outside)] == ["a.txt"] or len(find_files(outside)) == 1
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this platform has no named pipes")
+def test_a_pipe_is_refused_instead_of_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.txt")
+    fails(tmp_path / "pipe.txt", r"pipe\.txt is neither a regular file nor a folder")
+    (tmp_path / "a.txt").write_text("text")
+    assert [d.id for d in read_source(str(tmp_path))] == ["a.txt"]
+
+
 def test_too_little_text_says_how_much_is_needed() -> None:
     require_enough(500, 500)
     with pytest.raises(

@@ -126,6 +126,23 @@ def test_a_full_disk_is_named_and_leaves_nothing_readable(
     assert len(list(tmp_path.glob("tokens-*.bin"))) == 1, "shards of an earlier writing are gone"
 
 
+def test_a_source_that_breaks_off_leaves_nothing_readable(
+    tmp_path: Path, byte_tokenizer: Any, make_documents: Callable[..., Any], make_shards: Make
+) -> None:
+    make_shards(tmp_path, ["old"])
+
+    def broken() -> Any:
+        yield from make_documents(["some text" * 20] * 3)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_shards(broken(), byte_tokenizer, tmp_path, shard_tokens=1)
+    assert not (tmp_path / "index.json").exists() and not list(tmp_path.glob(".*"))
+    (tmp_path / ".tokens-00000.bin.1.part").write_bytes(b"left by a killed process")
+    make_shards(tmp_path, ["new"]).verify()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["documents.bin", "index.json", "tokens-00000.bin"]
+
+
 def test_what_cannot_be_written_is_refused(
     tmp_path: Path, new_tokenizer: Callable[..., Any], make_documents: Callable[..., Any]
 ) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import stat
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -60,15 +61,20 @@ def read_source(source: str, *, text_key: str = "text", nfc: bool = False) -> li
     path = Path(source).expanduser()
     with explained(path):
         try:
-            is_folder = path.stat().st_mode & 0o170000 == 0o040000
+            mode = path.stat().st_mode
         except (FileNotFoundError, NotADirectoryError):
             raise DataError(
                 f"the source {source!r} is neither a file, a folder nor a named source{suggest(source, tuple(NAMED_SOURCES))}"
             ) from None
+    is_folder = stat.S_ISDIR(mode)
     if is_folder:
         files = find_files(path)
     elif kind_of(path) is None:
         raise DataError(f"{path} has an ending that is not supported: use {', '.join(_KINDS)}")
+    elif not stat.S_ISREG(mode):
+        raise DataError(
+            f"{path} is neither a regular file nor a folder (a pipe or a device): copy its text into a file"
+        )
     else:
         files = [path]
     documents = _read_files(files, path if is_folder else path.parent, text_key, nfc)
