@@ -29,6 +29,9 @@ SHARD_TOKENS = 1 << 28
 #: Characters handed to `encode_batch` at once: enough to amortise the call, small beside the memory.
 BATCH_CHARACTERS = 1 << 20
 
+#: The ids of a document (with eos), and the bytes of its text.
+Encoded = tuple[npt.NDArray[Any], int]
+
 
 def token_dtype(vocab_size: int) -> np.dtype[Any]:
     """Return little-endian uint16 where every id fits (up to 65,536 ids), uint32 otherwise."""
@@ -75,17 +78,8 @@ def write_shards(
     offset = 0
     while pending is not None:
         path = folder / f"tokens-{len(shards):05d}.bin"
-        digest, count = hashlib.sha256(), 0
-        with atomic_write(path) as file:
-            while pending is not None and (count == 0 or count < shard_tokens):
-                ids, num_bytes = pending
-                data = ids.tobytes()
-                file.write(data)
-                digest.update(data)
-                count += len(ids)
-                spans.append((offset + count, num_bytes))
-                pending = next(encoded, None)
-        shards.append({"file": path.name, "tokens": count, "sha256": digest.hexdigest()})
+        count, digest, pending = _write_file(path, pending, encoded, shard_tokens, offset, spans)
+        shards.append({"file": path.name, "tokens": count, "sha256": digest})
         offset += count
     table = np.array(spans, dtype="<i8").tobytes()
     write_bytes(folder / DOCUMENTS, table)
@@ -105,9 +99,31 @@ def write_shards(
     write_json(folder / INDEX, index)
 
 
+def _write_file(
+    path: Path,
+    pending: Encoded | None,
+    encoded: Iterator[Encoded],
+    shard_tokens: int,
+    offset: int,
+    spans: list[tuple[int, int]],
+) -> tuple[int, str, Encoded | None]:
+    """Write documents into one file until it holds `shard_tokens`; return its tokens, hash and the next document."""
+    digest, count = hashlib.sha256(), 0
+    with atomic_write(path) as file:
+        while pending is not None and (count == 0 or count < shard_tokens):
+            ids, num_bytes = pending
+            data = ids.tobytes()
+            file.write(data)
+            digest.update(data)
+            count += len(ids)
+            spans.append((offset + count, num_bytes))
+            pending = next(encoded, None)
+    return count, digest.hexdigest(), pending
+
+
 def _encode(
     documents: Iterable[Document], tokenizer: Tokenizer, on_progress: Callable[[int], None] | None
-) -> Iterator[tuple[npt.NDArray[Any], int]]:
+) -> Iterator[Encoded]:
     """Yield the ids of each document (with eos) and the number of bytes of its text."""
     dtype = token_dtype(tokenizer.vocab_size)
     for batch in _batches(documents):
