@@ -1,0 +1,189 @@
+"""Honest baselines for bits per byte: what counting, and what compressors, make of the same text.
+
+All see the same training text as the model and are measured on the same held-out documents. None is charged for where
+documents end. The compressors get the whole held-out text in one piece, its documents joined without anything between
+them: that is in their favour, since they learn from the held-out documents they have already seen. Their result is one
+number and no interval.
+"""
+
+from __future__ import annotations
+
+import gzip
+import lzma
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from groundup.core.errors import DataError
+from groundup.evaluate.language import DocumentBits, check_documents
+from groundup.evaluate.ngram import NGram
+
+# xz needs about 11 times its dictionary in memory; of a longer training text the last part primes it.
+MAX_PRIMING_BYTES = 48_000_000
+MIN_DICTIONARY_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """What one method needs for the held-out text.
+
+    Attributes:
+        name: such as "trigram of tokens".
+        bits: of the whole text.
+        num_bytes: of the whole text.
+        documents: per document, where the method gives them (not for compressors).
+    """
+
+    name: str
+    bits: float
+    num_bytes: int
+    documents: DocumentBits | None = None
+
+    @property
+    def bits_per_byte(self) -> float:
+        return self.bits / self.num_bytes
+
+
+def uniform_bytes(texts: Sequence[str]) -> Baseline:
+    """Every byte equally likely: 8 bits per byte by definition."""
+    sizes = [len(text.encode("utf-8")) for text in texts]
+    return _per_document("uniform over bytes", np.array(sizes) * 8.0, sizes, sizes)
+
+
+def byte_ngram(train: Sequence[str], texts: Sequence[str], order: int) -> Baseline:
+    """An n-gram over UTF-8 bytes (see `NGram`)."""
+    documents = [_bytes_of(text) for text in texts]
+    bits = NGram([_bytes_of(text) for text in train], 256, order).document_bits(documents)
+    sizes = [len(document) for document in documents]
+    return _per_document(f"{_order_name(order)} of bytes", bits, sizes, sizes)
+
+
+def token_ngram(
+    train: Sequence[Sequence[int]],
+    documents: Sequence[Sequence[int]],
+    num_bytes: Sequence[int],
+    vocab_size: int,
+    order: int,
+) -> Baseline:
+    """An n-gram over the model's own tokens (see `NGram`).
+
+    Args:
+        train: the training documents' ids.
+        documents: the held-out documents' ids.
+        num_bytes: UTF-8 bytes of each held-out document.
+        vocab_size: of the tokenizer.
+        order: 1 for unigram, 3 for trigram.
+    """
+    lengths = check_documents(documents, num_bytes)
+    bits = NGram(train, vocab_size, order).document_bits(documents)
+    return _per_document(f"{_order_name(order)} of tokens", bits, num_bytes, lengths)
+
+
+def gzip_text(texts: Sequence[str]) -> Baseline:
+    """gzip at its highest level, on the joined held-out text."""
+    joined = _joined(texts)
+    return _whole("gzip", len(gzip.compress(joined, compresslevel=9, mtime=0)), joined)
+
+
+def xz_text(texts: Sequence[str]) -> Baseline:
+    """xz at preset 9e, on the joined held-out text."""
+    joined = _joined(texts)
+    return _whole("xz", xz_size(joined), joined)
+
+
+def xz_primed(train: Sequence[str], texts: Sequence[str]) -> Baseline:
+    """xz at preset 9e that has read the training text: size(train + held-out) - size(train).
+
+    The dictionary holds both texts whole, so any place of the training text can be copied from.
+    """
+    joined = _joined(texts)
+    prefix = _joined(train)[-MAX_PRIMING_BYTES:]
+    # The same dictionary for both, so that the difference is the held-out text's alone.
+    dictionary = _dictionary_size(len(prefix) + len(joined))
+    size = xz_size(prefix + joined, dictionary) - xz_size(prefix, dictionary)
+    return _whole("xz primed with the training text", size, joined)
+
+
+def xz_size(data: bytes, dict_size: int | None = None) -> int:
+    """Bytes of `data` after xz preset 9e with a dictionary of `dict_size` bytes (by default one that holds it all)."""
+    options: dict[str, Any] = {
+        "id": lzma.FILTER_LZMA2,
+        "preset": 9 | lzma.PRESET_EXTREME,
+        "dict_size": _dictionary_size(len(data)) if dict_size is None else dict_size,
+    }
+    return len(lzma.compress(data, format=lzma.FORMAT_XZ, check=lzma.CHECK_NONE, filters=[options]))
+
+
+def all_baselines(
+    train: Sequence[str],
+    texts: Sequence[str],
+    encode_batch: Callable[[list[str]], list[list[int]]],
+    vocab_size: int,
+    *,
+    on_progress: Callable[[int, int, str], None] | None = None,
+) -> list[Baseline]:
+    """Measure every baseline on the held-out `texts`, weakest kind first.
+
+    Args:
+        train: the training documents' texts.
+        texts: the held-out documents' texts.
+        encode_batch: the tokenizer's.
+        vocab_size: the tokenizer's.
+        on_progress: called with the number of finished baselines, their total, and the name of the newest.
+    """
+    if not texts or not any(texts) or not any(train):
+        raise DataError(
+            f"baselines need text to learn from and text to measure: got {sum(map(len, train))} characters of "
+            f"training text and {sum(map(len, texts))} of held-out text"
+        )
+    sizes = [len(text.encode("utf-8")) for text in texts]
+    train_ids, ids = encode_batch(list(train)), encode_batch(list(texts))
+    methods: list[Callable[[], Baseline]] = [
+        lambda: uniform_bytes(texts),
+        lambda: byte_ngram(train, texts, 1),
+        lambda: token_ngram(train_ids, ids, sizes, vocab_size, 1),
+        lambda: byte_ngram(train, texts, 3),
+        lambda: token_ngram(train_ids, ids, sizes, vocab_size, 3),
+        lambda: gzip_text(texts),
+        lambda: xz_text(texts),
+        lambda: xz_primed(train, texts),
+    ]
+    results = []
+    for method in methods:
+        results.append(method())
+        if on_progress is not None:
+            on_progress(len(results), len(methods), results[-1].name)
+    return results
+
+
+def _per_document(name: str, bits: Any, num_bytes: Sequence[int], num_tokens: Sequence[int]) -> Baseline:
+    documents = DocumentBits(
+        np.asarray(bits, dtype=np.float64),
+        np.asarray(num_bytes, dtype=np.int64),
+        np.asarray(num_tokens, dtype=np.int64),
+    )
+    return Baseline(name, float(documents.bits.sum()), int(documents.num_bytes.sum()), documents)
+
+
+def _whole(name: str, size: int, joined: bytes) -> Baseline:
+    if not joined:
+        raise DataError("the held-out text is empty: there is nothing to compress")
+    return Baseline(name, size * 8.0, len(joined))
+
+
+def _order_name(order: int) -> str:
+    return {1: "unigram", 2: "bigram", 3: "trigram"}.get(order, f"{order}-gram")
+
+
+def _bytes_of(text: str) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    return np.frombuffer(text.encode("utf-8"), dtype=np.uint8)
+
+
+def _joined(texts: Sequence[str]) -> bytes:
+    return "".join(texts).encode("utf-8")
+
+
+def _dictionary_size(num_bytes: int) -> int:
+    return max(MIN_DICTIONARY_BYTES, num_bytes)

@@ -1,0 +1,205 @@
+"""N-grams against a plain definition with dictionaries; compressors against their own promises."""
+
+from __future__ import annotations
+
+import gzip
+import lzma
+import math
+import random
+from collections import Counter, defaultdict
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from groundup.core.errors import DataError, UsageError
+from groundup.evaluate import baselines
+from groundup.evaluate.baselines import (
+    all_baselines,
+    byte_ngram,
+    gzip_text,
+    token_ngram,
+    uniform_bytes,
+    xz_primed,
+    xz_size,
+    xz_text,
+)
+from groundup.evaluate.ngram import DEFAULT_DISCOUNT, NGram
+
+symbols = st.integers(0, 4)
+documents = st.lists(st.lists(symbols, max_size=20), min_size=1, max_size=5).filter(lambda found: any(found))
+
+
+class PlainKneserNey:
+    """The textbook definition, gram by gram, with dictionaries; the separator is the symbol `vocab`."""
+
+    def __init__(self, docs: list[list[int]], vocab: int, order: int) -> None:
+        self.vocab, self.order = vocab, order
+        grams: Counter[tuple[int, ...]] = Counter()
+        for doc in docs:
+            padded = [vocab] * (order - 1) + doc
+            for end in range(order, len(padded) + 1):
+                grams[tuple(padded[end - order : end])] += 1
+        self.levels: dict[int, dict[tuple[int, ...], int]] = {order: dict(grams)}
+        for n in range(order - 1, 0, -1):
+            before = defaultdict(set)
+            for gram in self.levels[n + 1]:
+                before[gram[1:]].add(gram[0])
+            self.levels[n] = {gram: len(found) for gram, found in before.items()}
+
+    def discount(self, n: int) -> float:
+        once = sum(count == 1 for count in self.levels[n].values())
+        twice = sum(count == 2 for count in self.levels[n].values())
+        return once / (once + 2 * twice) if once and twice else DEFAULT_DISCOUNT
+
+    def prob(self, context: tuple[int, ...], symbol: int) -> float:
+        n = len(context) + 1
+        lower = 1 / self.vocab if n == 1 else self.prob(context[1:], symbol)
+        after = {gram[-1]: count for gram, count in self.levels[n].items() if gram[:-1] == context}
+        if not after:
+            return lower
+        d, total = self.discount(n), sum(after.values())
+        return (max(after.get(symbol, 0) - d, 0) + d * len(after) * lower) / total
+
+
+@settings(deadline=None, max_examples=60)
+@given(documents, documents, st.integers(1, 4))
+def test_equals_the_textbook_definition(train: list[list[int]], held_out: list[list[int]], order: int) -> None:
+    fast, plain = NGram(train, 5, order), PlainKneserNey(train, 5, order)
+    for document in held_out:
+        padded = [5] * (order - 1) + document
+        expected = [
+            -math.log2(plain.prob(tuple(padded[i : i + order - 1]), symbol)) for i, symbol in enumerate(document)
+        ]
+        assert fast.bits(document) == pytest.approx(expected, rel=1e-9, abs=1e-12)
+    totals = fast.document_bits(held_out)
+    assert totals == pytest.approx([fast.bits(document).sum() for document in held_out])
+
+
+@settings(deadline=None, max_examples=60)
+@given(documents, st.integers(1, 4), st.lists(symbols, max_size=6))
+def test_is_a_proper_distribution_after_any_context(train: list[list[int]], order: int, context: list[int]) -> None:
+    model = NGram(train, 5, order)
+    probs = model.distribution(context)
+    assert probs.sum() == pytest.approx(1, abs=1e-12)
+    assert (probs > 0).all()
+    # And it is the distribution that bits are measured with.
+    measured = [model.bits([*context, symbol])[-1] for symbol in range(5)]
+    assert -np.log2(probs) == pytest.approx(np.array(measured), abs=1e-9)
+
+
+def test_a_large_vocabulary_still_sums_to_one() -> None:
+    source = random.Random(2)
+    train = [[min(int(source.expovariate(0.002)), 49_999) for _ in range(3_000)] for _ in range(4)]
+    model = NGram(train, 50_000, 3)
+    for context in ([], train[0][:1], train[0][5:7], [49_999, 3]):
+        assert model.distribution(context).sum() == pytest.approx(1, abs=1e-9)
+
+
+def test_higher_orders_learn_what_lower_ones_cannot() -> None:
+    train = [[0, 1, 2, 0, 2, 1] * 200]
+    bits = [NGram(train, 3, order).document_bits([[0, 1, 2, 0, 2, 1] * 20])[0] / 120 for order in (1, 2, 3)]
+    assert bits[0] == pytest.approx(math.log2(3), abs=0.02)
+    assert bits[2] < 0.1 < 0.9 < bits[1] < bits[0]
+
+
+def test_n_gram_faults_name_the_values() -> None:
+    with pytest.raises(UsageError, match="order 5 over 50000 symbols"):
+        NGram([[1]], 50_000, 5)
+    with pytest.raises(UsageError, match=r"order \(0\)"):
+        NGram([[1]], 5, 0)
+    with pytest.raises(DataError, match="no text"):
+        NGram([[], []], 5, 3)
+    with pytest.raises(DataError, match="symbol 7 is outside 0 to 4"):
+        NGram([[1, 7]], 5, 2)
+    with pytest.raises(DataError, match="symbol -1 is outside"):
+        NGram([[1, 2]], 5, 2).bits([-1])
+
+
+def test_uniform_is_eight_bits_per_byte_also_for_long_characters() -> None:
+    baseline = uniform_bytes(["abc", "", "äß€"])
+    assert (baseline.bits_per_byte, baseline.num_bytes) == (8.0, 10)
+    assert baseline.documents is not None and baseline.documents.num_bytes.tolist() == [3, 0, 7]
+
+
+def test_compressors_give_sizes_that_can_be_decompressed() -> None:
+    texts = ["the cat sat on the mat. " * 30, "a dog. "]
+    joined = "".join(texts).encode()
+    assert gzip_text(texts).bits == 8 * len(gzip.compress(joined, 9, mtime=0))
+    assert xz_text(texts).bits == 8 * xz_size(joined)
+    assert xz_text(texts).num_bytes == len(joined) and xz_text(texts).documents is None
+    # The settings of xz_size are those of a real xz file.
+    filters = [{"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME, "dict_size": 1 << 20}]
+    assert xz_size(joined) == len(lzma.compress(joined, lzma.FORMAT_XZ, lzma.CHECK_NONE, filters=filters))
+
+
+def test_priming_reaches_back_over_the_whole_training_text() -> None:
+    source = random.Random(4)
+    noise = ["".join(source.choices("abcdefghijklmnop", k=50_000)) for _ in range(24)]
+    # The held-out text stands at the very beginning of 1.2 MB, further back than a dictionary of 1 MiB.
+    held_out = noise[0][:20_000]
+    assert xz_primed(noise, [held_out]).bits_per_byte < 0.05 < 4 < xz_text([held_out]).bits_per_byte
+    unrelated = "".join(source.choices("qrstuvwxyz", k=20_000))
+    assert xz_primed(noise, [unrelated]).bits == pytest.approx(xz_text([unrelated]).bits, rel=0.02)
+
+
+def test_a_long_training_text_primes_with_its_last_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(baselines, "MAX_PRIMING_BYTES", 1_000)
+    train = ["x" * 5_000, "the words of the held-out text, to be seen"]
+    assert xz_primed(train, ["the words of the held-out text, to be seen"]).bits_per_byte < 8
+
+
+def test_all_baselines_in_order_with_progress() -> None:
+    source = random.Random(1)
+    words = ["alpha", "beta", "gamma", "delta", "omega"]
+    text = lambda: " ".join(source.choices(words, weights=[9, 5, 3, 2, 1], k=60))  # noqa: E731
+    train, held_out = [text() for _ in range(60)], [text() for _ in range(8)]
+    seen: list[tuple[int, int, str]] = []
+    found = all_baselines(
+        train,
+        held_out,
+        lambda texts: [[b - 32 for b in t.encode()] for t in texts],
+        100,
+        on_progress=lambda *news: seen.append(news),
+    )
+    assert [baseline.name for baseline in found] == [
+        "uniform over bytes",
+        "unigram of bytes",
+        "unigram of tokens",
+        "trigram of bytes",
+        "trigram of tokens",
+        "gzip",
+        "xz",
+        "xz primed with the training text",
+    ]
+    assert [news[0] for news in seen] == list(range(1, 9)) and seen[-1][1:] == (8, found[-1].name)
+    values = {baseline.name: baseline.bits_per_byte for baseline in found}
+    assert values["trigram of bytes"] < values["unigram of bytes"] < 8
+    assert len({baseline.num_bytes for baseline in found}) == 1
+    # Here a token is a byte (with another uniform floor), so both kinds nearly agree.
+    assert values["trigram of bytes"] == pytest.approx(values["trigram of tokens"], rel=0.02)
+    for baseline in found[:5]:
+        assert baseline.documents is not None and len(baseline.documents.bits) == 8
+        assert baseline.bits == pytest.approx(baseline.documents.bits.sum())
+
+
+def test_baselines_refuse_what_they_cannot_measure() -> None:
+    with pytest.raises(DataError, match="0 characters of training text and 3 of held-out"):
+        all_baselines([""], ["abc"], lambda texts: [[] for _ in texts], 10)
+    with pytest.raises(DataError, match="0 of held-out"):
+        all_baselines(["abc"], [], lambda texts: [[] for _ in texts], 10)
+    with pytest.raises(DataError, match="2 documents and 1 byte counts"):
+        token_ngram([[1]], [[1], [2]], [1], 5, 1)
+    with pytest.raises(DataError, match="nothing to compress"):
+        gzip_text([""])
+
+
+def test_real_text() -> None:
+    import pydoc_data.topics
+
+    texts = [text for text in pydoc_data.topics.topics.values() if len(text) > 300]
+    held_out, train = texts[::10], [text for i, text in enumerate(texts) if i % 10]
+    trigram, unigram = byte_ngram(train, held_out, 3), byte_ngram(train, held_out, 1)
+    assert 1.5 < trigram.bits_per_byte < 3.5 < 4 < unigram.bits_per_byte < 5.5
+    assert xz_primed(train, held_out).bits_per_byte < xz_text(held_out).bits_per_byte
