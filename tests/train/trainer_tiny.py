@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from groundup.core.execution import ExecutionPlan, machine_fingerprint
+from groundup.core.metrics import NullSink
 from groundup.core.seeds import seed_for
 from groundup.data.batch import IGNORE_INDEX, Batch
+from groundup.train.config import TrainConfig
+from groundup.train.objectives import next_token_loss
+from groundup.train.trainer import Trainer
 
 
 class TinyModel(nn.Module):
@@ -106,3 +111,25 @@ class ListSink:
 
 def weights_of(model: nn.Module) -> dict[str, Tensor]:
     return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+
+
+def evaluate(model: nn.Module) -> dict[str, float]:
+    """Mean loss on one batch that is never trained on."""
+    loss = next_token_loss(model, TinySource(seed=99).batch(0))
+    return {"loss": loss.total.item() / loss.count}
+
+
+def trainer(folder: Path, *, model: nn.Module | None = None, source: Any = None, **options: Any) -> Trainer:
+    """A trainer of 20 short steps; fields of TrainConfig may be given beside the trainer's own options."""
+    fields = {name: options.pop(name) for name in list(options) if name in TrainConfig.model_fields}
+    settings = {"num_steps": 20, "learning_rate": 1e-2, "warmup_steps": 2, "checkpoint_every": 5} | fields
+    options = {"stage": "pretrain", "sink": NullSink(), "plan": plan(), "objective": next_token_loss} | options
+    return Trainer(
+        model if model is not None else TinyModel(),
+        source if source is not None else TinySource(),
+        options.pop("objective"),
+        TrainConfig(**settings),
+        options.pop("plan"),
+        folder,
+        **options,
+    )
