@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -239,3 +239,42 @@ def evaluation_batches(
         if len(rows) == batch_size or counted == total:
             yield Batch(inputs=torch.stack([r[0] for r in rows]), targets=torch.stack([r[1] for r in rows]))
             rows = []
+
+
+class Mixture:
+    """Several sources of windows side by side: each update holds the windows of all of them.
+
+    Micro-batches of the sources are joined as long as the micro-batch allows, so that mixing costs no extra passes.
+
+    Args:
+        sources: of the same context; the share of each is its `batch_size` over the sum.
+        micro_batch: windows in one forward pass.
+    """
+
+    def __init__(self, sources: Sequence[TokenWindows], *, micro_batch: int) -> None:
+        contexts = {source.context for source in sources}
+        if len(contexts) != 1:
+            raise ConfigError(f"the sources of a mixture must have one context, these have {sorted(contexts)}")
+        self.sources, self.micro_batch = tuple(sources), micro_batch
+
+    def update(self, step: int) -> list[Batch]:
+        """Return the micro-batches of update `step`, in the order of the sources."""
+        parts = [batch for source in self.sources for batch in source.update(step)]
+        inputs = torch.cat([part.inputs for part in parts])
+        targets = torch.cat([part.targets for part in parts])
+        return [
+            Batch(inputs=i, targets=t)
+            for i, t in zip(inputs.split(self.micro_batch), targets.split(self.micro_batch), strict=True)
+        ]
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"sources": [source.state_dict() for source in self.sources]}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        if len(state["sources"]) != len(self.sources):
+            raise DataError(
+                f"the checkpoint mixes {len(state['sources'])} sources, this run {len(self.sources)}: "
+                "it belongs to another run"
+            )
+        for source, saved in zip(self.sources, state["sources"], strict=True):
+            source.load_state_dict(saved)

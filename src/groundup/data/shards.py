@@ -60,6 +60,24 @@ def write_shards(
     Raises:
         DataError: no eos id, no documents, an id outside the vocabulary, or a full disk (naming the file).
     """
+    write_token_shards(_encode(documents, tokenizer, on_progress), tokenizer, folder, shard_tokens=shard_tokens)
+
+
+def write_token_shards(
+    sequences: Iterable[tuple[str, list[int], int]],
+    tokenizer: Tokenizer,
+    folder: Path,
+    *,
+    shard_tokens: int = SHARD_TOKENS,
+) -> None:
+    """Write sequences that are token ids already (rendered conversations) as `write_shards` writes documents.
+
+    Args:
+        sequences: for each its name, its ids without the eos at the end, and the UTF-8 bytes of its text.
+
+    Raises:
+        DataError: no eos id, no sequences, an id outside the vocabulary, or a full disk (naming the file).
+    """
     if tokenizer.eos_id is None:
         raise DataError("the tokenizer has no eos id, which separates documents in the shards: add <|endoftext|>")
     if shard_tokens < 1:
@@ -69,7 +87,7 @@ def write_shards(
     # The second pattern is what a killed process leaves.
     for old in [*folder.glob("tokens-*.bin"), *folder.glob(".tokens-*.part"), folder / DOCUMENTS]:
         old.unlink(missing_ok=True)
-    encoded = _encode(documents, tokenizer, on_progress)
+    encoded = _as_arrays(sequences, tokenizer)
     shards: list[dict[str, Any]] = []
     spans: list[tuple[int, int]] = []
     pending = next(encoded, None)
@@ -123,25 +141,30 @@ def _write_file(
 
 def _encode(
     documents: Iterable[Document], tokenizer: Tokenizer, on_progress: Callable[[int], None] | None
-) -> Iterator[Encoded]:
-    """Yield the ids of each document (with eos) and the number of bytes of its text."""
-    dtype = token_dtype(tokenizer.vocab_size)
+) -> Iterator[tuple[str, list[int], int]]:
+    """Yield name, ids and number of text bytes of each document."""
     for batch in _batches(documents):
         sizes = [document.num_bytes for document in batch]
-        for document, num_bytes, ids in zip(
-            batch, sizes, tokenizer.encode_batch([document.text for document in batch]), strict=True
-        ):
-            # Checked in 64 bits: a cast to 16 bits would wrap an id that is too large in silence.
-            wide = np.array([*ids, tokenizer.eos_id], dtype=np.int64)
-            if wide.min() < 0 or wide.max() >= tokenizer.vocab_size:
-                wrong = int(wide.min()) if wide.min() < 0 else int(wide.max())
-                raise DataError(
-                    f"the tokenizer gave id {wrong} for document {document.id!r}, outside its vocabulary of "
-                    f"{tokenizer.vocab_size}"
-                )
-            yield wide.astype(dtype), num_bytes
+        encoded = tokenizer.encode_batch([document.text for document in batch])
+        for document, num_bytes, ids in zip(batch, sizes, encoded, strict=True):
+            yield document.id, ids, num_bytes
         if on_progress is not None:
             on_progress(sum(sizes))
+
+
+def _as_arrays(sequences: Iterable[tuple[str, list[int], int]], tokenizer: Tokenizer) -> Iterator[Encoded]:
+    """Check the ids of each sequence and yield them with the eos as an array of the file's type."""
+    dtype = token_dtype(tokenizer.vocab_size)
+    for name, ids, num_bytes in sequences:
+        # Checked in 64 bits: a cast to 16 bits would wrap an id that is too large in silence.
+        wide = np.array([*ids, tokenizer.eos_id], dtype=np.int64)
+        if wide.min() < 0 or wide.max() >= tokenizer.vocab_size:
+            wrong = int(wide.min()) if wide.min() < 0 else int(wide.max())
+            raise DataError(
+                f"the tokenizer gave id {wrong} for document {name!r}, outside its vocabulary of "
+                f"{tokenizer.vocab_size}"
+            )
+        yield wide.astype(dtype), num_bytes
 
 
 def _batches(documents: Iterable[Document]) -> Iterator[list[Document]]:

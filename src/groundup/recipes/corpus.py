@@ -1,0 +1,126 @@
+"""The stages before training: source -> corpus with chat data -> tokenizer -> shards."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from groundup.core import console
+from groundup.core.errors import DataError
+from groundup.core.files import atomic_write
+from groundup.core.seeds import random_for
+from groundup.data.chat_examples import ChatExample, ChatSets, python_docs_examples, text_examples
+from groundup.data.corpus import Corpus, write_corpus
+from groundup.data.document import SPLITS, Document
+from groundup.data.python_docs import python_docs, read_entries
+from groundup.data.shards import write_shards, write_token_shards
+from groundup.data.sources import read_source
+from groundup.recipes.settings import CorpusSettings, TokenizerSettings
+from groundup.tokenizer import CharTokenizer, load_tokenizer, train_bpe
+from groundup.tokenizer.base import Tokenizer
+from groundup.tokenizer.chat import DEFAULT_CHAT_TEMPLATE, ChatTemplate, encode_chat
+
+PYTHON_DOCS = "python-docs"
+
+
+def read_documents(settings: CorpusSettings) -> list[Document]:
+    """Read the source of the settings.
+
+    Raises:
+        DataError: when the source is empty, unreadable, binary, in a wrong encoding, or has no text column.
+    """
+    if settings.source == PYTHON_DOCS:
+        return python_docs()
+    return read_source(settings.source, text_key=settings.text_key)
+
+
+def make_corpus(settings: CorpusSettings, folder: Path, *, seed: int = 0) -> Corpus:
+    """Read the source, split it by group, and write corpus and chat data.
+
+    Writes `folder/{train,validation,test}.jsonl`, `folder/corpus.json` and `folder/chat/SPLIT.jsonl`.
+    """
+    with console.progress(f"corpus: reading {settings.source}", 1, "source") as ticker:
+        documents = read_documents(settings)
+        ticker.advance(1, f"{len(documents):,} documents")
+    corpus = write_corpus(
+        documents,
+        folder,
+        validation_fraction=settings.validation_fraction,
+        test_fraction=settings.test_fraction,
+        seed=seed,
+    )
+    write_examples(make_examples(corpus, settings.source, seed=seed), folder / "chat")
+    return corpus
+
+
+def make_examples(corpus: Corpus, source: str, *, seed: int) -> ChatSets:
+    """The chat data of a corpus: from the documentation's structure for `python-docs`, from any prose otherwise."""
+    by_split = {split: list(corpus.documents(split)) for split in SPLITS}
+    if source == PYTHON_DOCS:
+        split_of: dict[str, str] = {}
+        for split, documents in by_split.items():
+            for document in documents:
+                split_of[document.id] = split
+                split_of[f"group:{document.id}"] = document.group
+        entries = [entry for entry in read_entries() if entry.full_name in split_of]
+        return python_docs_examples(entries, split_of, seed=seed)
+    return text_examples(by_split, seed=seed)
+
+
+def write_examples(sets: ChatSets, folder: Path) -> None:
+    for split in SPLITS:
+        with atomic_write(folder / f"{split}.jsonl") as file:
+            for example in getattr(sets, split):
+                file.write(json.dumps(example.to_dict(), ensure_ascii=False).encode() + b"\n")
+
+
+def read_examples(folder: Path, split: str) -> list[ChatExample]:
+    """Read the chat data that `make_corpus` left beside a corpus."""
+    path = folder / "chat" / f"{split}.jsonl"
+    if not path.is_file():
+        raise DataError(f"{path} does not exist: run  groundup corpus  again")
+    with path.open(encoding="utf-8") as file:
+        return [ChatExample.from_dict(json.loads(line)) for line in file]
+
+
+def make_tokenizer(corpus: Corpus, settings: TokenizerSettings, folder: Path, *, max_length: int) -> Tokenizer:
+    """Train a tokenizer on the training split and write it in the Hugging Face layout.
+
+    Args:
+        max_length: longest sequence of the model, in tokens; goes into `tokenizer_config.json`.
+    """
+    texts: Iterator[str] = (document.text for document in corpus.documents("train"))
+    tokenizer: Tokenizer
+    if settings.kind == "char":
+        tokenizer = CharTokenizer.train(texts)
+    else:
+        merges = settings.vocab_size - 260
+        with console.progress("tokenizer: merges", max(merges, 1), "merges") as ticker:
+            tokenizer = train_bpe(
+                texts, settings.vocab_size, pattern=settings.pattern, on_progress=lambda done: ticker.advance(done)
+            )
+    tokenizer.save(folder, chat_template=DEFAULT_CHAT_TEMPLATE, max_length=max_length)
+    return load_tokenizer(folder)
+
+
+def make_shards(corpus: Corpus, tokenizer: Tokenizer, folder: Path, *, chat: bool, seed: int) -> None:
+    """Tokenise every split into `folder/SPLIT`, and with `chat` the reading conversations into `folder/chat`."""
+    total = sum(corpus.num_bytes(split) for split in SPLITS)
+    with console.progress("tokenizer: encoding", total, "bytes") as ticker:
+        for split in SPLITS:
+            write_shards(
+                corpus.documents(split), tokenizer, folder / split, on_progress=lambda done: ticker.advance(done)
+            )
+    if chat:
+        write_token_shards(_conversations(corpus, tokenizer, seed), tokenizer, folder / "chat")
+
+
+def _conversations(corpus: Corpus, tokenizer: Tokenizer, seed: int) -> Iterator[tuple[str, list[int], int]]:
+    """The training conversations in which the answer stands in the prompt, as token ids in a random order."""
+    template = ChatTemplate(DEFAULT_CHAT_TEMPLATE)
+    examples = [e for e in read_examples(corpus.folder, "train") if not e.kind.startswith("recall")]
+    random_for(seed, "pretrain", "chat").shuffle(examples)
+    for index, example in enumerate(examples):
+        text_bytes = sum(len(message["content"].encode()) for message in example.messages)
+        yield f"chat:{index}", encode_chat(tokenizer, template, example.messages).ids, text_bytes

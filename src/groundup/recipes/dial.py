@@ -1,0 +1,113 @@
+"""The one dial: from a depth and the size of the corpus to every other setting.
+
+The constants were chosen by the runs in docs/experiments.md; each can be overridden. Imports no torch.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from groundup.core.config import merge
+from groundup.core.errors import ConfigError
+from groundup.recipes.settings import SpeedrunSettings
+
+# A head of 64 and as many heads as layers: the width grows with the depth (Karpathy's nanochat uses 64 a layer too).
+WIDTH_PER_LAYER = 64
+# The reading of one's own prompt needs two layers of attention (Olsson et al. 2022, arXiv:2209.11895).
+MIN_LAYERS = 2
+# Text seen per update: small models want many small updates.
+TOKENS_PER_UPDATE = 2048
+# More passes over a small corpus stop helping (Muennighoff et al. 2023, arXiv:2305.16264, find about 4 to be as good
+# as new text and 16 to be nearly worthless); the conversations' share of the windows counts extra.
+MAX_EPOCHS = 10.0
+# Chinchilla's 20 tokens a parameter (Hoffmann et al. 2022, arXiv:2203.15556) where the corpus is large enough.
+TOKENS_PER_PARAMETER = 20
+CHAT_SHARE = 0.4
+BYTES_PER_TOKEN = 3.6
+
+
+def settings_for(depth: int, text_bytes: int, overrides: dict[str, Any] | None = None) -> SpeedrunSettings:
+    """Turn the dial.
+
+    Args:
+        depth: layers, 1 to 64.
+        text_bytes: training text in UTF-8 bytes.
+        overrides: nested values that replace the dial's, such as `{"pretrain": {"learning_rate": 1e-3}}`.
+
+    Returns:
+        the resolved settings.
+
+    Raises:
+        ConfigError: for a depth out of range, an unknown key, or values that contradict each other.
+    """
+    if not 1 <= depth <= 64:
+        raise ConfigError(f"depth ({depth}) must lie between 1 and 64")
+    overrides = overrides or {}
+    tokenizer = merge({"kind": "bpe", "vocab_size": vocabulary_for(text_bytes)}, overrides.get("tokenizer", {}))
+    chars = tokenizer["kind"] == "char"
+    hidden = WIDTH_PER_LAYER * max(depth, MIN_LAYERS)
+    model = merge(
+        {
+            "preset": "qwen3",
+            "hidden_size": hidden,
+            "num_hidden_layers": max(depth, MIN_LAYERS),
+            "num_attention_heads": max(1, hidden // WIDTH_PER_LAYER),
+            "intermediate_size": 3 * hidden,
+            "max_position_embeddings": 512 if depth <= 8 else 1024,
+        },
+        overrides.get("model", {}),
+    )
+    context = 256 if depth <= 8 else 512
+    corpus_tokens = text_bytes / (1.0 if chars else BYTES_PER_TOKEN)
+    parameters = approximate_parameters(model, tokenizer["vocab_size"])
+    tokens = min(MAX_EPOCHS * corpus_tokens, TOKENS_PER_PARAMETER * parameters) / (1 - CHAT_SHARE)
+    # muP's rule for AdamW: the rate of the matrices falls with the width (Yang et al. 2022, arXiv:2203.03466).
+    learning_rate = 3e-3 * min(1.0, (256 / hidden)) ** 0.5
+    steps = max(50, round(tokens / TOKENS_PER_UPDATE))
+    base: dict[str, Any] = {
+        "depth": depth,
+        "tokenizer": tokenizer,
+        "model": model,
+        "pretrain": {
+            "context": context,
+            "batch_size": max(1, TOKENS_PER_UPDATE // context),
+            "chat_share": CHAT_SHARE,
+            "num_steps": steps,
+            "learning_rate": round(learning_rate, 6),
+            "min_learning_rate_ratio": 0.05,
+            "schedule": "cosine",
+        },
+        "sft": {"num_steps": 600, "learning_rate": round(learning_rate / 3, 6), "min_learning_rate_ratio": 0.0},
+    }
+    merged = merge(base, overrides)
+    for stage, every in (("pretrain", 8), ("sft", 4)):
+        values = merged[stage]
+        steps = values["num_steps"]
+        values.setdefault("warmup_steps", min(100, max(1, steps // 20)))
+        values.setdefault("evaluate_every", max(1, math.ceil(steps / every)))
+        values.setdefault("checkpoint_every", max(1, min(250, steps // 4)))
+    return SpeedrunSettings(**merged)
+
+
+def vocabulary_for(text_bytes: int) -> int:
+    """A power of two that gives each token some hundred occurrences: 4,096 for 2 MB, 512 to 32,768 at the ends."""
+    return int(2 ** min(15, max(9, round(math.log2(max(text_bytes, 1) / 512)))))
+
+
+def approximate_parameters(model: dict[str, Any], vocab_size: int) -> int:
+    """Parameters of a shape with tied embeddings: 4 D^2 for attention and 3 D F for a gated MLP in each layer."""
+    hidden, layers = model["hidden_size"], model["num_hidden_layers"]
+    return int(vocab_size * hidden + layers * (4 * hidden**2 + 3 * hidden * model["intermediate_size"]))
+
+
+def smallest_corpus_bytes(settings: SpeedrunSettings) -> int:
+    """Text below which a run of these settings cannot work at all.
+
+    Each split must hold a few windows, and a BPE vocabulary needs text to be learned from.
+    """
+    per_token = 1.0 if settings.tokenizer.kind == "char" else 2.5
+    held_out = min(settings.corpus.validation_fraction, settings.corpus.test_fraction)
+    windows = 4 * settings.pretrain.context * per_token / held_out / 4
+    vocabulary = 20 * settings.tokenizer.vocab_size if settings.tokenizer.kind == "bpe" else 2_000
+    return int(max(windows, vocabulary))

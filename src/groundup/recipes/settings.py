@@ -1,0 +1,96 @@
+"""The settings of the speedrun and its stages. Only pydantic is imported, so that help texts stay fast."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from groundup.core.config import Config
+from groundup.train.config import TrainConfig
+
+
+class CorpusSettings(Config):
+    """Where the text comes from and how it is split."""
+
+    source: str = Field("python-docs", description="python-docs, shakespeare, or a file or folder of your own text")
+    text_key: str = Field("text", description="column of a .jsonl file that holds the text")
+    validation_fraction: float = Field(0.04, gt=0, lt=0.5, description="share of the text to watch while training")
+    test_fraction: float = Field(0.08, gt=0, lt=0.5, description="share of the text kept for the final numbers")
+
+
+class TokenizerSettings(Config):
+    """How text becomes token ids."""
+
+    kind: Literal["bpe", "char"] = Field("bpe", description="byte-level BPE, or one token for each character")
+    vocab_size: int = Field(4096, ge=260, le=200_000, description="token ids, special ones included (bpe)")
+    pattern: Literal["gpt2", "gpt4", "llama3"] = Field("llama3", description="which pieces may not be merged (bpe)")
+
+
+class ModelSettings(Config):
+    """Shape of the model; the names are those of config.json."""
+
+    preset: Literal["gpt2", "llama3", "qwen3"] = Field("qwen3", description="family of the architecture")
+    hidden_size: int = Field(256, ge=8, description="width of the residual stream")
+    num_hidden_layers: int = Field(4, ge=1, description="layers")
+    num_attention_heads: int = Field(4, ge=1, description="query heads")
+    num_key_value_heads: int | None = Field(None, ge=1, description="key-value heads (default: as many; not gpt2)")
+    head_dim: int | None = Field(None, ge=2, description="size of a head (default: hidden size / heads; not gpt2)")
+    intermediate_size: int = Field(768, ge=8, description="width of the MLP")
+    max_position_embeddings: int = Field(512, ge=16, description="longest sequence in tokens")
+    rope_theta: float = Field(10_000.0, gt=0, description="base of the rotary wavelengths (not gpt2)")
+    tie_word_embeddings: bool = Field(True, description="the output head is the token embedding")
+
+
+class ExecutionSettings(Config):
+    """How the arithmetic runs; `auto` is settled by a short probe and then recorded in the checkpoints."""
+
+    device: str = Field("auto", description="auto, cpu, cuda, cuda:N or mps")
+    precision: Literal["auto", "float32", "bfloat16"] = Field("auto", description="type of the matrix products")
+    threads: int | None = Field(None, ge=1, description="CPU threads (default: all this process may use)")
+    micro_batch: int | None = Field(None, ge=1, description="sequences in one pass (default: chosen by the probe)")
+    compile: bool = Field(False, description="run the training step through torch.compile")
+
+
+class PretrainSettings(TrainConfig):
+    """Training on the corpus."""
+
+    context: int = Field(256, ge=8, description="tokens of one training window")
+    batch_size: int = Field(16, ge=1, description="windows of one update")
+    chat_share: float = Field(
+        0.0, ge=0, lt=1, description="share of the windows that hold reading conversations instead of documents"
+    )
+
+    def train_config(self) -> TrainConfig:
+        return TrainConfig(**{name: getattr(self, name) for name in TrainConfig.model_fields})
+
+
+class SftSettings(TrainConfig):
+    """Tuning on conversations."""
+
+    batch_size: int = Field(32, ge=1, description="conversations of one update")
+    max_length: int = Field(320, ge=16, description="longest conversation in tokens; longer ones are left out")
+
+    def train_config(self) -> TrainConfig:
+        return TrainConfig(**{name: getattr(self, name) for name in TrainConfig.model_fields})
+
+
+class EvaluationSettings(Config):
+    """What the final numbers are measured on."""
+
+    questions_per_kind: int = Field(200, ge=10, description="scored questions of each kind, at most")
+    stride: int = Field(128, ge=1, description="tokens between the windows in which held-out text is read")
+
+
+class SpeedrunSettings(Config):
+    """Everything that a speedrun does, resolved."""
+
+    seed: int = Field(0, ge=0, description="of everything random")
+    depth: int = Field(4, ge=1, le=64, description="the one dial: layers, from which the rest follows")
+    corpus: CorpusSettings = CorpusSettings()
+    tokenizer: TokenizerSettings = TokenizerSettings()
+    model: ModelSettings = ModelSettings()
+    pretrain: PretrainSettings = PretrainSettings()
+    sft: SftSettings = SftSettings()
+    execution: ExecutionSettings = ExecutionSettings()
+    evaluation: EvaluationSettings = EvaluationSettings()

@@ -1,0 +1,82 @@
+"""What the spawned processes of the distributed tests run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from trainer_tiny import ListSink, TinyModel, TinySource, evaluate, plan, trainer, weights_of
+
+from groundup.core.errors import Interrupted
+from groundup.core.interrupt import StopRequest
+from groundup.data.batch import Batch
+from groundup.train.distributed import rank_and_world_size
+
+
+class Uneven(TinySource):
+    """The ranks get different numbers of trained tokens and of micro-batches; rank 1 may ask for a stop."""
+
+    def __init__(self, stop: StopRequest, stop_at: int | None, **options: Any) -> None:
+        super().__init__(masked=0.5, **options)
+        self.stop, self.stop_at = stop, stop_at
+        if self.rank == 1:
+            self.micro_batch = 1
+
+    def update(self, step: int) -> list[Batch]:
+        if step == self.stop_at and self.rank == self.world_size - 1:
+            self.stop.requested = True
+        return super().update(step)
+
+
+def run(folder: Path, dtype: torch.dtype, *, sharded: bool = False, stop_at: int | None = None, **options: Any) -> None:
+    """Train from the same start on however many processes there are; rank 0 writes weights and records."""
+    rank, world_size = rank_and_world_size()
+    stop = StopRequest()
+    model = TinyModel().to(dtype)
+    sink = ListSink()
+    source = Uneven(stop, stop_at, batch_size=8, micro_batch=2, rank=rank, world_size=world_size)
+    training = trainer(
+        folder,
+        model=model,
+        source=source,
+        plan=plan(world_size=world_size, sharded=sharded),
+        sink=sink,
+        evaluate=evaluate,
+        evaluate_every=4,
+        num_steps=10,
+        stop=stop,
+        **options,
+    )
+    try:
+        training.fit()
+    except Interrupted as error:
+        if rank == 0:
+            (folder / "stopped.txt").write_text(str(error))
+        return
+    if rank == 0:
+        (folder / "records.json").write_text(json.dumps(sink.records))
+        best = TinyModel(seed=1).to(dtype)
+        training.load_best(best)
+        save_file(weights_of(best), folder / "best.safetensors")
+    elif sink.records:
+        raise AssertionError("only the first process may write metrics")
+
+
+def all_cases(folder: Path) -> None:
+    """DDP and FSDP2 in float64 and float32, and one stopped on rank 1 and resumed."""
+    for dtype in (torch.float64, torch.float32):
+        name = str(dtype).removeprefix("torch.")
+        run(folder / f"ddp-{name}", dtype)
+        run(folder / f"fsdp-{name}", dtype, sharded=True)
+    for sharded in (False, True):
+        stopped = folder / f"stopped-{'fsdp' if sharded else 'ddp'}"
+        run(stopped, torch.float64, sharded=sharded, stop_at=5)
+        run(stopped, torch.float64, sharded=sharded)
+
+
+def fails_on_the_second(folder: Path) -> None:
+    if rank_and_world_size()[0] == 1:
+        raise ValueError(f"nothing works in {folder}")
