@@ -141,7 +141,7 @@ def test_priming_reaches_back_over_the_whole_training_text() -> None:
     held_out = noise[0][:20_000]
     assert xz_primed(noise, [held_out]).bits_per_byte < 0.05 < 4 < xz_text([held_out]).bits_per_byte
     unrelated = "".join(source.choices("qrstuvwxyz", k=20_000))
-    assert xz_primed(noise, [unrelated]).bits == pytest.approx(xz_text([unrelated]).bits, rel=0.02)
+    assert xz_primed(noise, [unrelated]).bits == pytest.approx(xz_text([unrelated]).bits, rel=0.1)
 
 
 def test_a_long_training_text_primes_with_its_last_part(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import pytest
+import torch
 from groundup.model.transformer import Transformer, build
+from torch import nn
 
+from groundup.model.cache import StackCache
 from groundup.model.presets import preset
+from groundup.tokenizer import ByteBPE, train_bpe
 
 FAMILIES = ("gpt2", "llama3", "qwen3")
 VOCAB = 61
@@ -39,3 +44,48 @@ def tiny() -> Callable[..., Transformer]:
 @pytest.fixture(params=FAMILIES)
 def family(request: pytest.FixtureRequest) -> str:
     return str(request.param)
+
+
+class ScriptedModel(nn.Module):
+    """Obeys the model's contract and says what it is told: after `n` tokens comes `script[n - 1]`."""
+
+    def __init__(self, script: list[int], vocab_size: int = 260, max_length: int = 10_000) -> None:
+        super().__init__()
+        self.config = SimpleNamespace(vocab_size=vocab_size, max_position_embeddings=max_length)
+        self.script = nn.Parameter(torch.tensor(script or [0]), requires_grad=False)
+
+    def forward(
+        self,
+        inputs: torch.Tensor,
+        *,
+        positions: torch.Tensor | None = None,
+        segments: torch.Tensor | None = None,
+        mask: torch.Tensor | None = None,
+        memory: torch.Tensor | None = None,
+        cache: StackCache | None = None,
+    ) -> torch.Tensor:
+        past = 0 if cache is None else cache.length
+        if positions is None:
+            positions = (torch.arange(inputs.shape[1]) + past).expand(*inputs.shape)
+        if cache is not None:
+            cache.update(inputs.shape[1], mask)
+        return positions.float()[..., None]
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        wanted = self.script[hidden[..., 0].long().clamp(max=len(self.script) - 1)]
+        return nn.functional.one_hot(wanted, self.config.vocab_size).float() * 5
+
+    def new_cache(self, batch_size: int, max_length: int | None = None) -> StackCache:
+        return StackCache([], batch_size)
+
+
+@pytest.fixture(scope="session")
+def scripted() -> type[ScriptedModel]:
+    """`scripted(script)` builds a model that generates the ids of `script` after a prompt of one token."""
+    return ScriptedModel
+
+
+@pytest.fixture(scope="session")
+def byte_tokenizer() -> ByteBPE:
+    """256 bytes and the four special tokens: nothing merged, so a character of several bytes is several tokens."""
+    return train_bpe(["abc"], 260)

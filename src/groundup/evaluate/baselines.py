@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from groundup.core.errors import DataError
-from groundup.evaluate.language import DocumentBits, check_documents
+from groundup.evaluate.language import DocumentBits, Ids, check_documents
 from groundup.evaluate.ngram import NGram
 
 # xz needs about 11 times its dictionary in memory; of a longer training text the last part primes it.
@@ -61,8 +61,8 @@ def byte_ngram(train: Sequence[str], texts: Sequence[str], order: int) -> Baseli
 
 
 def token_ngram(
-    train: Sequence[Sequence[int]],
-    documents: Sequence[Sequence[int]],
+    train: Sequence[Ids],
+    documents: Sequence[Ids],
     num_bytes: Sequence[int],
     vocab_size: int,
     order: int,

@@ -24,6 +24,8 @@ from groundup.core.errors import DataError, UsageError
 from groundup.inference.contracts import LanguageModel, Tokenizer
 from groundup.inference.generate import evaluation_mode
 
+Ids = Sequence[int] | NDArray[Any]
+
 # Logits of this many positions exist at a time: 2,048 x 32,000 in float32 are 262 MB.
 LOGIT_ROWS = 2_048
 
@@ -94,8 +96,8 @@ def windows_of(document: int, num_tokens: int, context: int, stride: int) -> lis
 
 def document_bits(
     model: LanguageModel,
-    documents: Sequence[Sequence[int]],
-    num_bytes: Sequence[int],
+    documents: Sequence[Ids],
+    num_bytes: Sequence[int] | NDArray[Any],
     *,
     separator_id: int,
     context: int | None = None,
@@ -134,6 +136,8 @@ def document_bits(
     if precision not in ("float32", "bfloat16"):
         raise UsageError(f"precision {precision!r} is unknown: use float32 or bfloat16")
     lengths = check_documents(documents, num_bytes)
+    tokens = [np.concatenate([[separator_id], np.asarray(ids, dtype=np.int64)]) for ids in documents]
+    _check_ids(tokens, int(model.config.vocab_size))
     windows = [w for index, length in enumerate(lengths) for w in windows_of(index, length, context, stride)]
     # Windows of like length together: little padding. Longest first, so that a lack of memory shows at once.
     windows.sort(key=lambda window: (window.begin - window.end, window.document, window.begin))
@@ -144,7 +148,7 @@ def document_bits(
         rows = max(1, batch_tokens // (windows[0].end - windows[0].begin))
         batch, windows = windows[:rows], windows[rows:]
         with evaluation_mode(model), torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
-            losses = _window_bits(model, batch, documents, separator_id, device)
+            losses = _window_bits(model, batch, tokens, device)
         np.add.at(bits, [window.document for window in batch], losses)
         done += sum(window.end - window.begin for window in batch)
         if on_progress is not None:
@@ -171,7 +175,7 @@ def bits_per_byte(model: LanguageModel, tokenizer: Tokenizer, texts: Sequence[st
     return document_bits(model, tokenizer.encode_batch(list(texts)), num_bytes, separator_id=separator, **options)
 
 
-def check_documents(documents: Sequence[Sequence[int]], num_bytes: Sequence[int]) -> list[int]:
+def check_documents(documents: Sequence[Ids], num_bytes: Sequence[int] | NDArray[Any]) -> list[int]:
     """Return the documents' lengths in tokens; raise DataError when they do not fit to the bytes."""
     if len(documents) != len(num_bytes):
         raise DataError(
@@ -185,35 +189,39 @@ def check_documents(documents: Sequence[Sequence[int]], num_bytes: Sequence[int]
     return [len(document) for document in documents]
 
 
+def _check_ids(tokens: list[NDArray[np.int64]], vocab_size: int) -> None:
+    for index, ids in enumerate(tokens):
+        worst = int(ids.min() if ids.min() < 0 else ids.max())
+        if not 0 <= worst < vocab_size:
+            raise DataError(
+                f"document {index} (with its separator) holds the id {worst}, the model knows 0 to {vocab_size - 1}: "
+                "does the tokenizer belong to this model?"
+            )
+
+
 def _window_bits(
     model: LanguageModel,
     batch: list[Window],
-    documents: Sequence[Sequence[int]],
-    separator_id: int,
+    tokens: list[NDArray[np.int64]],
     device: torch.device,
 ) -> NDArray[np.float64]:
     """The counted bits of each window, as one forward pass over all of them."""
     width = max(window.end - window.begin for window in batch)
     # Padding stands on the right, where causal attention lets nothing see it.
-    inputs = torch.full((len(batch), width), separator_id, dtype=torch.int64)
+    inputs = torch.zeros(len(batch), width, dtype=torch.int64)
     targets = torch.zeros_like(inputs)
     counted = torch.zeros_like(inputs, dtype=torch.bool)
     for row, window in enumerate(batch):
         size = window.end - window.begin
-        ids = torch.tensor([separator_id if i < 0 else documents[window.document][i] for i in _around(window)])
+        ids = torch.from_numpy(tokens[window.document][window.begin : window.end + 1])
         inputs[row, :size] = ids[:-1]
         targets[row, :size] = ids[1:]
         counted[row, window.first_counted - window.begin : size] = True
     hidden = model(inputs.to(device))
     losses = _counted_losses(model, hidden, targets.to(device), counted.to(device))
     rows = counted.nonzero()[:, 0].numpy()
-    bits: NDArray[np.float64] = np.bincount(rows, weights=losses.cpu().double().numpy(), minlength=len(batch))
-    return bits / math.log(2)
-
-
-def _around(window: Window) -> range:
-    # Token i of the text is number i + 1 behind the separator: inputs begin..end-1 and the last target, in text indices.
-    return range(window.begin - 1, window.end)
+    nats = np.bincount(rows, weights=losses.cpu().double().numpy(), minlength=len(batch))
+    return np.asarray(nats, dtype=np.float64) / math.log(2)
 
 
 def _counted_losses(
@@ -222,6 +230,6 @@ def _counted_losses(
     states, wanted = hidden[counted], targets[counted]
     losses = [
         F.cross_entropy(model.logits(part[None])[0].float(), goal, reduction="none")
-        for part, goal in zip(states.split(LOGIT_ROWS), wanted.split(LOGIT_ROWS), strict=True)
+        for part, goal in zip(torch.split(states, LOGIT_ROWS), torch.split(wanted, LOGIT_ROWS), strict=True)
     ]
     return torch.cat(losses)

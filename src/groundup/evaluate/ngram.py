@@ -82,7 +82,7 @@ class NGram:
         lengths = np.array([len(document) for document in documents], dtype=np.int64)
         bits = -np.log2(self._probabilities(self._grams(documents)))
         owner = np.repeat(np.arange(len(documents)), lengths)
-        return np.bincount(owner, weights=bits, minlength=len(documents))
+        return np.asarray(np.bincount(owner, weights=bits, minlength=len(documents)), dtype=np.float64)
 
     def distribution(self, context: Sequence[int]) -> FloatArray:
         """The probability of every symbol after `context` (only its last order - 1 symbols count)."""

@@ -11,7 +11,7 @@ from groundup.inference.contracts import FinishReason, LanguageModel, Step, Toke
 from groundup.inference.generate import complete_batch, generate
 from groundup.inference.sampling import Sampling
 from groundup.inference.stops import StopScanner
-from groundup.tokenizer import StreamDecoder
+from groundup.tokenizer.base import StreamDecoder
 
 
 @dataclass(frozen=True)
