@@ -66,6 +66,12 @@ def test_a_stop_on_one_process_stops_all_and_resumes_exactly(two: Path, kind: st
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
 
+def test_shards_need_equal_numbers_of_micro_batches(two: Path) -> None:
+    for rank, count in ((0, 2), (1, 4)):
+        text = (two / f"ragged-{rank}.txt").read_text()
+        assert f"process {rank} has {count} micro-batches in this update, the average is 3" in text
+
+
 def test_a_failing_process_is_reported_with_its_error(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match=r"one of 2 training processes failed(?s:.)*nothing works in .*"):
         launch(fails_on_the_second, 2, tmp_path)

@@ -10,19 +10,19 @@ import torch
 from safetensors.torch import save_file
 from trainer_tiny import ListSink, TinyModel, TinySource, evaluate, plan, trainer, weights_of
 
-from groundup.core.errors import Interrupted
+from groundup.core.errors import Interrupted, TrainingError
 from groundup.core.interrupt import StopRequest
 from groundup.data.batch import Batch
 from groundup.train.distributed import rank_and_world_size
 
 
 class Uneven(TinySource):
-    """The ranks get different numbers of trained tokens and of micro-batches; rank 1 may ask for a stop."""
+    """The ranks get different numbers of trained tokens and, if `ragged`, of micro-batches; rank 1 may ask for a stop."""
 
-    def __init__(self, stop: StopRequest, stop_at: int | None, **options: Any) -> None:
+    def __init__(self, stop: StopRequest, stop_at: int | None, ragged: bool, **options: Any) -> None:
         super().__init__(masked=0.5, **options)
         self.stop, self.stop_at = stop, stop_at
-        if self.rank == 1:
+        if self.rank == 1 and ragged:
             self.micro_batch = 1
 
     def update(self, step: int) -> list[Batch]:
@@ -31,13 +31,22 @@ class Uneven(TinySource):
         return super().update(step)
 
 
-def run(folder: Path, dtype: torch.dtype, *, sharded: bool = False, stop_at: int | None = None, **options: Any) -> None:
+def run(
+    folder: Path,
+    dtype: torch.dtype,
+    *,
+    sharded: bool = False,
+    ragged: bool | None = None,
+    stop_at: int | None = None,
+    **options: Any,
+) -> None:
     """Train from the same start on however many processes there are; rank 0 writes weights and records."""
     rank, world_size = rank_and_world_size()
     stop = StopRequest()
     model = TinyModel().to(dtype)
     sink = ListSink()
-    source = Uneven(stop, stop_at, batch_size=8, micro_batch=2, rank=rank, world_size=world_size)
+    ragged = not sharded if ragged is None else ragged
+    source = Uneven(stop, stop_at, ragged, batch_size=8, micro_batch=2, rank=rank, world_size=world_size)
     training = trainer(
         folder,
         model=model,
@@ -71,6 +80,10 @@ def all_cases(folder: Path) -> None:
         name = str(dtype).removeprefix("torch.")
         run(folder / f"ddp-{name}", dtype)
         run(folder / f"fsdp-{name}", dtype, sharded=True)
+    try:
+        run(folder / "ragged", torch.float32, sharded=True, ragged=True)
+    except TrainingError as error:
+        (folder / f"ragged-{rank_and_world_size()[0]}.txt").write_text(str(error))
     for sharded in (False, True):
         stopped = folder / f"stopped-{'fsdp' if sharded else 'ddp'}"
         run(stopped, torch.float64, sharded=sharded, stop_at=5)

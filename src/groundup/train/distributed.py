@@ -120,6 +120,20 @@ class Parallel:
         total, count, metrics = self._loss(batch)
         return LossSum(total, count, metrics)
 
+    def check_micro_batches(self, count: int) -> None:
+        """Raise TrainingError when shards would wait for each other for ever: each pass gathers from all processes.
+
+        Copies (DDP) meet only at the last micro-batch, so their numbers may differ.
+        """
+        if not self.sharded:
+            return
+        total, squares = self.sum([float(count), float(count * count)])
+        if squares * self.world_size != total * total:
+            raise TrainingError(
+                f"process {self.rank} has {count} micro-batches in this update, the average is "
+                f"{total / self.world_size:.4g}: with sharded parameters all must have the same number"
+            )
+
     def micro_batch(self, *, last: bool) -> AbstractContextManager[None]:
         """Around forward and backward of a micro-batch: gradients cross the processes with the last one only."""
         if self.world_size == 1:

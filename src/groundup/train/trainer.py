@@ -201,6 +201,7 @@ class Trainer:
         micro_batches = self.source.update(step)
         if not micro_batches:
             raise TrainingError(f"update {step + 1} of {self.stage} has no micro-batches: the source is empty")
+        self.parallel.check_micro_batches(len(micro_batches))
         total, count, metrics = self._accumulate(micro_batches)
         stop = float(self.stop.requested)
         summed = self.parallel.sum([total, float(count), stop, *metrics.values()])
