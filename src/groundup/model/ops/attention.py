@@ -1,0 +1,91 @@
+"""Scaled dot-product attention with grouped queries: an explicit reference and torch's fused kernel."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def visible_keys(
+    query_length: int,
+    key_length: int,
+    *,
+    is_causal: bool,
+    mask: Bool[Tensor, "B S"] | None = None,
+    segments: Int[Tensor, "B S"] | None = None,
+    device: torch.device | None = None,
+) -> Bool[Tensor, "B_or_1 1 T S"]:
+    """Which keys each query may see; the queries are the last `query_length` of the `key_length` tokens.
+
+    A token always sees itself, so that a padding token, which nothing else reads, gets a finite result.
+
+    Args:
+        mask: False where a key is padding.
+        segments: document number of each token; tokens see only their own document.
+    """
+    queries = torch.arange(key_length - query_length, key_length, device=device)[:, None]
+    keys = torch.arange(key_length, device=device)[None, :]
+    visible = (keys <= queries if is_causal else torch.ones_like(keys <= queries))[None, None]
+    if segments is not None:
+        rows = segments[:, key_length - query_length :]
+        visible = visible & (rows[:, None, :, None] == segments[:, None, None, :])
+    if mask is not None:
+        visible = visible & mask[:, None, None, :]
+    return visible | (keys == queries) if mask is not None else visible
+
+
+def attention_scores(
+    query: Float[Tensor, "B H T d"], key: Float[Tensor, "B K S d"], visible: Bool[Tensor, "#B 1 T S"] | None
+) -> Float[Tensor, "B H T S"]:
+    """query . key / sqrt(d), and minus infinity where a key may not be seen."""
+    key = key.repeat_interleave(query.shape[1] // key.shape[1], dim=1)  # B H S d
+    scores = query @ key.transpose(-1, -2) / math.sqrt(query.shape[-1])
+    return scores if visible is None else scores.masked_fill(~visible, -math.inf)
+
+
+def attention_pattern(scores: Float[Tensor, "B H T S"]) -> Float[Tensor, "B H T S"]:
+    """Softmax over the keys, in at least float32; the result has the dtype of `scores`."""
+    return torch.softmax(scores, dim=-1, dtype=torch.promote_types(scores.dtype, torch.float32)).to(scores.dtype)
+
+
+def weighted_values(pattern: Float[Tensor, "B H T S"], value: Float[Tensor, "B K S d"]) -> Float[Tensor, "B H T d"]:
+    """The mean of the values under the pattern."""
+    return pattern @ value.repeat_interleave(pattern.shape[1] // value.shape[1], dim=1)
+
+
+def attention(
+    query: Float[Tensor, "B H T d"],
+    key: Float[Tensor, "B K S d"],
+    value: Float[Tensor, "B K S d"],
+    visible: Bool[Tensor, "#B 1 T S"] | None = None,
+    is_causal: bool = False,
+) -> Float[Tensor, "B H T d"]:
+    """softmax(query . key / sqrt(d)) . value (Vaswani et al. 2017, arXiv:1706.03762, eq. 1).
+
+    Args:
+        query: H is a multiple of K; each key-value head serves H/K query heads.
+        key: keys.
+        value: values.
+        visible: True where a query may see a key.
+        is_causal: in place of `visible`, when S == T: a query sees itself and the keys before it.
+    """
+    if is_causal:
+        visible = visible_keys(query.shape[2], key.shape[2], is_causal=True, device=query.device)
+    return weighted_values(attention_pattern(attention_scores(query, key, visible)), value)
+
+
+def attention_fast(
+    query: Float[Tensor, "B H T d"],
+    key: Float[Tensor, "B K S d"],
+    value: Float[Tensor, "B K S d"],
+    visible: Bool[Tensor, "#B 1 T S"] | None = None,
+    is_causal: bool = False,
+) -> Float[Tensor, "B H T d"]:
+    """`attention` through torch's fused kernel, which never stores the T x S pattern (Dao et al. 2022)."""
+    return F.scaled_dot_product_attention(
+        query, key, value, attn_mask=visible, is_causal=is_causal, enable_gqa=query.shape[1] != key.shape[1]
+    )

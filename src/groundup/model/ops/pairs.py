@@ -1,0 +1,51 @@
+"""Registers the operations that exist twice; the parity test and the benchmark iterate over them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from groundup.core.registry import register
+from groundup.core.seeds import seed_for
+from groundup.model.ops.activation import gelu_new, gelu_new_fast
+from groundup.model.ops.attention import attention, attention_fast, visible_keys
+from groundup.model.ops.norm import layer_norm, layer_norm_fast, rms_norm, rms_norm_fast
+from groundup.model.ops.rotary import rotary_fast, rotary_reference, rotary_tables
+
+
+def _normal(seed: int, name: str, *shape: int) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed_for(seed, name)))
+
+
+def _norm_inputs(seed: int) -> tuple[Any, ...]:
+    return 3 * _normal(seed, "x", 3, 17, 96) + 1, _normal(seed, "weight", 96), 1e-6
+
+
+def _layer_norm_inputs(seed: int) -> tuple[Any, ...]:
+    x, weight, eps = _norm_inputs(seed)
+    return x, weight, _normal(seed, "bias", 96) if seed % 2 else None, eps
+
+
+def _rotary_inputs(seed: int) -> tuple[Any, ...]:
+    positions = torch.arange(19)[None] + 7 * seed
+    return _normal(seed, "x", 2, 6, 19, 32), *rotary_tables(positions, 32, 10_000.0, torch.float32)
+
+
+def _attention_inputs(seed: int) -> tuple[Any, ...]:
+    query, key, value = (_normal(seed, name, 2, heads, 33, 16) for name, heads in (("q", 6), ("k", 2), ("v", 2)))
+    mask = _normal(seed, "mask", 2, 33) > 0
+    visible = visible_keys(33, 33, is_causal=True, mask=mask) if seed % 2 else None
+    return query, key, value, visible, visible is None
+
+
+def _activation_inputs(seed: int) -> tuple[Any, ...]:
+    return (3 * _normal(seed, "x", 5, 40),)
+
+
+register("model.rms_norm", rms_norm, rms_norm_fast, _norm_inputs, 1e-5)
+register("model.layer_norm", layer_norm, layer_norm_fast, _layer_norm_inputs, 1e-5)
+register("model.rotary", rotary_reference, rotary_fast, _rotary_inputs, 1e-5)
+register("model.attention", attention, attention_fast, _attention_inputs, 1e-5)
+register("model.gelu_new", gelu_new, gelu_new_fast, _activation_inputs, 1e-5)

@@ -1,0 +1,67 @@
+"""The smallest modules: linear maps and embeddings without side effects, norms, and observation points."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from groundup.model.config import LayerNormConfig, RMSNormConfig
+from groundup.model.ops import layer_norm_fast, rms_norm_fast
+from groundup.model.parts.builder import Builder
+
+
+class Linear(nn.Linear):
+    """torch's linear map; its values are set by `initialize` or a file, never from the global generator."""
+
+    def reset_parameters(self) -> None:
+        """Leave the memory as it is."""
+
+
+class ResidualLinear(Linear):
+    """A linear map whose output is added to the residual stream; it starts smaller, by the depth of the stack."""
+
+
+class Embedding(nn.Embedding):
+    """torch's embedding table, filled by `initialize` or a file."""
+
+    def reset_parameters(self) -> None:
+        """Leave the memory as it is."""
+
+
+class LayerNorm(nn.Module):
+    """Layer norm over the last dimension."""
+
+    def __init__(self, config: LayerNormConfig, size: int, build: Builder) -> None:
+        super().__init__()
+        del build
+        self.eps = config.layer_norm_epsilon
+        self.weight = nn.Parameter(torch.ones(size))
+        self.bias = nn.Parameter(torch.zeros(size)) if config.bias else None
+
+    def forward(self, x: Float[Tensor, "*rows D"]) -> Float[Tensor, "*rows D"]:
+        """Normalise each row."""
+        return layer_norm_fast(x, self.weight, self.bias, self.eps)
+
+
+class RMSNorm(nn.Module):
+    """RMS norm over the last dimension."""
+
+    def __init__(self, config: RMSNormConfig, size: int, build: Builder) -> None:
+        super().__init__()
+        del build
+        self.eps = config.rms_norm_eps
+        self.weight = nn.Parameter(torch.ones(size))
+
+    def forward(self, x: Float[Tensor, "*rows D"]) -> Float[Tensor, "*rows D"]:
+        """Normalise each row."""
+        return rms_norm_fast(x, self.weight, self.eps)
+
+
+class Point(nn.Identity):
+    """An observation point: returns its input. Hook it to read or to replace what flows through."""
+
+    @property
+    def is_hooked(self) -> bool:
+        """True while any forward or backward hook is registered on it."""
+        return bool(self._forward_hooks or self._forward_pre_hooks or self._backward_hooks or self._backward_pre_hooks)
