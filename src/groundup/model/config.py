@@ -26,7 +26,7 @@ class LayerNormConfig(Config):
 
     kind: Literal["layer_norm"] = "layer_norm"
     layer_norm_epsilon: Positive = 1e-5
-    bias: bool = Field(True, description="add a learned shift")
+    bias: bool = Field(default=True, description="add a learned shift")
 
 
 class RMSNormConfig(Config):
@@ -43,7 +43,7 @@ class RotaryConfig(Config):
     """Rotary position embedding (Su et al. 2021, arXiv:2104.09864)."""
 
     kind: Literal["rotary"] = "rotary"
-    rope_theta: Positive = Field(10_000.0, description="base of the wavelengths")
+    rope_theta: Positive = Field(default=10_000.0, description="base of the wavelengths")
 
 
 class LearnedPositionsConfig(Config):
@@ -58,7 +58,7 @@ class HeadsConfig(Config):
     num_attention_heads: Count
     num_key_value_heads: Count
     head_dim: Count
-    qk_norm: Norm | None = Field(None, description="normalise each query and key head (Qwen 3)")
+    qk_norm: Norm | None = Field(default=None, description="normalise each query and key head (Qwen 3)")
     qkv_bias: bool = False
     output_bias: bool = False
 
@@ -78,7 +78,7 @@ class AttentionConfig(HeadsConfig):
 
     kind: Literal["attention"] = "attention"
     rotary: RotaryConfig | None = None
-    is_causal: bool = Field(True, description="a token sees itself and what came before it")
+    is_causal: bool = Field(default=True, description="a token sees itself and what came before it")
 
     @model_validator(mode="after")
     def _check_rotary(self) -> AttentionConfig:
@@ -94,7 +94,7 @@ class CrossAttentionConfig(HeadsConfig):
     """Attention whose keys and values come from `memory` (an encoder's output); every token sees all of it."""
 
     kind: Literal["cross_attention"] = "cross_attention"
-    memory_size: Count | None = Field(None, description="width of the memory; hidden_size where not given")
+    memory_size: Count | None = Field(default=None, description="width of the memory; hidden_size where not given")
 
 
 class FilePartConfig(Config):
@@ -140,7 +140,7 @@ class LayerConfig(Config):
     mlp: MLP
     norm: Norm
     placement: Literal["pre", "post"] = "pre"
-    cross_attention: CrossAttentionConfig | None = Field(None, description="stands between mixer and MLP")
+    cross_attention: CrossAttentionConfig | None = Field(default=None, description="stands between mixer and MLP")
 
 
 class TransformerConfig(Config):
@@ -156,11 +156,13 @@ class TransformerConfig(Config):
     stack: tuple[tuple[Count, LayerConfig], ...] = Field(min_length=1, description="(times, layer), bottom first")
     positions: LearnedPositionsConfig | None = None
     final_norm: Norm | None = None
-    tie_word_embeddings: bool = Field(False, description="the output head is the token embedding")
+    tie_word_embeddings: bool = Field(default=False, description="the output head is the token embedding")
     bos_token_id: TokenId | None = None
     eos_token_id: TokenId | tuple[TokenId, ...] | None = None
     pad_token_id: TokenId | None = None
-    initializer_range: Annotated[float, Field(ge=0, le=1)] = Field(0.02, description="standard deviation at the start")
+    initializer_range: Annotated[float, Field(ge=0, le=1)] = Field(
+        default=0.02, description="standard deviation at the start"
+    )
 
     @model_validator(mode="after")
     def _check_ids(self) -> TransformerConfig:

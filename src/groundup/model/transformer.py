@@ -13,7 +13,7 @@ from groundup.core.errors import ModelError
 from groundup.core.seeds import seed_for
 from groundup.model.cache import Cache, StackCache
 from groundup.model.config import TransformerConfig
-from groundup.model.parts import PARTS, Builder, Context, Embedding, Layer, Linear, ResidualLinear, count_positions
+from groundup.model.parts import PARTS, Builder, Context, Embedding, Linear, ResidualLinear, count_positions
 
 
 class Transformer(nn.Module):

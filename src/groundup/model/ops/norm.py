@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 
 def layer_norm(
-    x: Float[Tensor, "*rows D"], weight: Float[Tensor, "D"], bias: Float[Tensor, "D"] | None, eps: float
+    x: Float[Tensor, "*rows D"], weight: Float[Tensor, " D"], bias: Float[Tensor, " D"] | None, eps: float
 ) -> Float[Tensor, "*rows D"]:
     """(x - mean) / sqrt(variance + eps) * weight + bias (Ba et al. 2016, arXiv:1607.06450).
 
@@ -25,13 +25,13 @@ def layer_norm(
 
 
 def layer_norm_fast(
-    x: Float[Tensor, "*rows D"], weight: Float[Tensor, "D"], bias: Float[Tensor, "D"] | None, eps: float
+    x: Float[Tensor, "*rows D"], weight: Float[Tensor, " D"], bias: Float[Tensor, " D"] | None, eps: float
 ) -> Float[Tensor, "*rows D"]:
     """`layer_norm` through torch's fused kernel."""
     return F.layer_norm(x, weight.shape, weight, bias, eps)
 
 
-def rms_norm(x: Float[Tensor, "*rows D"], weight: Float[Tensor, "D"], eps: float) -> Float[Tensor, "*rows D"]:
+def rms_norm(x: Float[Tensor, "*rows D"], weight: Float[Tensor, " D"], eps: float) -> Float[Tensor, "*rows D"]:
     """x / sqrt(mean(x^2) + eps) * weight (Zhang and Sennrich 2019, arXiv:1910.07467, eq. 4).
 
     Statistics are taken in at least float32; the result has the dtype of `x`.
@@ -41,14 +41,14 @@ def rms_norm(x: Float[Tensor, "*rows D"], weight: Float[Tensor, "D"], eps: float
     return (scaled * weight).to(x.dtype)
 
 
-def rms_norm_fast(x: Float[Tensor, "*rows D"], weight: Float[Tensor, "D"], eps: float) -> Float[Tensor, "*rows D"]:
+def rms_norm_fast(x: Float[Tensor, "*rows D"], weight: Float[Tensor, " D"], eps: float) -> Float[Tensor, "*rows D"]:
     """`rms_norm` with a backward of its own.
 
     On the CPU torch's F.rms_norm is a chain of small operations whose backward passes over the data more than ten
     times; this one needs five passes. On an accelerator, where F.rms_norm is one kernel, that is used.
     """
     if x.device.type == "cpu":
-        result: Tensor = _RMSNorm.apply(x, weight, eps)
+        result: Tensor = _RMSNorm.apply(x, weight, eps)  # type: ignore[no-untyped-call]
         return result
     return F.rms_norm(x, weight.shape, weight.to(x.dtype), eps)
 
@@ -64,7 +64,7 @@ class _RMSNorm(torch.autograd.Function):
         return (wide * scale).mul_(weight).to(x.dtype)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable  # type: ignore[untyped-decorator]
+    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
         x, weight, scale = ctx.saved_tensors
         size = x.shape[-1]

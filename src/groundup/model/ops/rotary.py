@@ -40,12 +40,12 @@ def rotary_fast(
     x: Float[Tensor, "B H T d"], cos: Float[Tensor, "#B T half"], sin: Float[Tensor, "#B T half"]
 ) -> Float[Tensor, "B H T d"]:
     """`rotary_reference` written in place; its gradient is the rotation back, which needs no saved activations."""
-    result: Tensor = _Rotate.apply(x, cos[:, None], sin[:, None])
+    result: Tensor = _Rotate.apply(x, cos[:, None], sin[:, None])  # type: ignore[no-untyped-call]
     return result
 
 
 def _rotate(x: Tensor, cos: Tensor, sin: Tensor, sign: float) -> Tensor:
-    halves = x.unflatten(-1, (2, x.shape[-1] // 2))
+    halves = x.view(*x.shape[:-1], 2, x.shape[-1] // 2)
     result = halves * cos[..., None, :]
     result[..., 0, :].addcmul_(halves[..., 1, :], sin, value=-sign)
     result[..., 1, :].addcmul_(halves[..., 0, :], sin, value=sign)
@@ -59,7 +59,7 @@ class _Rotate(torch.autograd.Function):
         return _rotate(x, cos, sin, 1.0)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable  # type: ignore[untyped-decorator]
+    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         cos, sin = ctx.saved_tensors
         return _rotate(gradient, cos, sin, -1.0), None, None

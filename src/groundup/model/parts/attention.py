@@ -9,7 +9,7 @@ from groundup.core.errors import ModelError
 from groundup.model.cache import KVCache, LayerCache
 from groundup.model.config import AttentionConfig, CrossAttentionConfig, HeadsConfig
 from groundup.model.ops import attention_fast, attention_pattern, attention_scores, rotary_fast, weighted_values
-from groundup.model.parts.basic import Linear, Point, ResidualLinear
+from groundup.model.parts.basic import Linear, Point, ResidualLinear, for_products
 from groundup.model.parts.builder import Builder
 from groundup.model.parts.context import Context
 
@@ -82,6 +82,7 @@ class Attention(Heads):
         self, x: Float[Tensor, "B T D"], context: Context, cache: LayerCache | None = None
     ) -> Float[Tensor, "B T D"]:
         """Mix the tokens of `x`; with a cache, also with those seen before."""
+        x = for_products(x)
         query, key, value = self.project(x, x)
         if self.rope_theta is not None:
             cos, sin = context.rotary(self.head_dim, self.rope_theta, query.dtype)
@@ -112,7 +113,7 @@ class CrossAttention(Heads):
             raise ModelError("this model has cross-attention: give forward(..., memory=...)")
         if memory.shape[-1] != self.memory_size:
             raise ModelError(f"the memory has width {memory.shape[-1]}, this model reads width {self.memory_size}")
-        query, key, value = self.project(x, memory)
+        query, key, value = self.project(x, for_products(memory))
         if self.is_observed:
             return self.merge(self.attend(query, key, value, None))
         return self.merge(attention_fast(query, key, value))

@@ -29,6 +29,12 @@ class Embedding(nn.Embedding):
         """Leave the memory as it is."""
 
 
+def for_products(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """Under autocast, `x` in the type of its products: one copy for all linear maps that read it, not one for each."""
+    kind = x.device.type
+    return x.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else x
+
+
 class LayerNorm(nn.Module):
     """Layer norm over the last dimension."""
 

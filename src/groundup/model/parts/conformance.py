@@ -9,7 +9,6 @@ documents apart, it raises NotImplementedError when `context.segments` is given.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -124,11 +123,10 @@ class _Check:
 
     def cache(self, x: Tensor, whole: Tensor) -> None:
         cache = self.new_cache()
-        chunks: Callable[[LayerCache, int, int], Tensor] = (
-            lambda state, start, end: self.run(  # noqa: E731
-                x[:, start:end], _context(end - start, length=start), state
-            )
-        )
+
+        def chunks(state: LayerCache, start: int, end: int) -> Tensor:
+            return self.run(x[:, start:end], _context(end - start, length=start), state)
+
         first = chunks(cache, 0, CUT)
         self.length(cache, CUT)
         saved, copied = cache.snapshot(), cache.fork()

@@ -14,7 +14,6 @@ from torch import nn
 from groundup.core.errors import ModelError, suggest
 from groundup.core.seeds import seed_for
 from groundup.model.config import FilePartConfig
-from groundup.model.parts.basic import Embedding, Linear
 from groundup.model.parts.builder import Builder
 from groundup.model.parts.conformance import check_mixer
 

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from groundup.model.config import DenseMLPConfig, GatedMLPConfig
 from groundup.model.ops import ACTIVATIONS
-from groundup.model.parts.basic import Linear, ResidualLinear
+from groundup.model.parts.basic import Linear, ResidualLinear, for_products
 from groundup.model.parts.builder import Builder
 
 
@@ -40,5 +40,6 @@ class GatedMLP(nn.Module):
 
     def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
         """Transform each token by itself."""
+        x = for_products(x)
         result: Tensor = self.down_proj(self.activation(self.gate_proj(x)) * self.up_proj(x))
         return result

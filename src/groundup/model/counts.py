@@ -1,0 +1,150 @@
+"""Parameters, operations and memory of a model, from its config alone. Imports no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from groundup.core.errors import ModelError
+from groundup.core.execution import Precision
+from groundup.model.config import (
+    AttentionConfig,
+    CrossAttentionConfig,
+    GatedMLPConfig,
+    HeadsConfig,
+    LayerConfig,
+    LayerNormConfig,
+    Norm,
+    TransformerConfig,
+)
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Numbers of parameters; a tied head counts once.
+
+    Attributes:
+        total: all of them.
+        embedding: the token table and learned positions.
+        non_embedding: the rest, an untied head included.
+    """
+
+    total: int
+    embedding: int
+    non_embedding: int
+
+
+def count_parameters(config: TransformerConfig) -> Counts:
+    """Count what the built module has.
+
+    Raises:
+        ModelError: for parts of kind `file`, whose parameters only the built module knows.
+    """
+    embedding = config.vocab_size * config.hidden_size
+    if config.positions is not None:
+        embedding += config.max_position_embeddings * config.hidden_size
+    rest = 0 if config.tie_word_embeddings else config.vocab_size * config.hidden_size
+    rest += _norm(config.final_norm, config.hidden_size)
+    for layer in config.layers():
+        width = config.hidden_size
+        norms = 2 if layer.cross_attention is None else 3
+        rest += norms * _norm(layer.norm, width) + _mlp_weights(layer, width) + _mlp_biases(layer, width)
+        for heads in _heads(layer):
+            rest += _head_weights(heads, width) + _head_biases(heads, width) + 2 * _norm(heads.qk_norm, heads.head_dim)
+    return Counts(embedding + rest, embedding, rest)
+
+
+def flops_per_token(config: TransformerConfig, context: int, *, memory_length: int = 0) -> int:
+    """Floating-point operations of one token's forward; training takes three times as many.
+
+    A matrix product counts two per weight and token. Attention is counted over the whole context, causal or not
+    (Chowdhery et al. 2022, PaLM, arXiv:2204.02311, appendix B), so that shares of the peak compare with published
+    ones. Norms, activations and rotations are left out.
+
+    Args:
+        config: the model.
+        context: tokens in a sequence.
+        memory_length: vectors that cross-attention reads.
+    """
+    operations = 2 * config.vocab_size * config.hidden_size  # the head, tied or not
+    for layer in config.layers():
+        operations += 2 * _mlp_weights(layer, config.hidden_size)
+        for heads in _heads(layer):
+            query_width = heads.num_attention_heads * heads.head_dim
+            if isinstance(heads, CrossAttentionConfig):
+                width = heads.memory_size or config.hidden_size
+                from_memory = 2 * width * heads.num_key_value_heads * heads.head_dim
+                from_tokens = _head_weights(heads, config.hidden_size) - from_memory
+                operations += 2 * from_tokens + 2 * from_memory * memory_length // context
+                operations += 4 * query_width * memory_length
+            else:
+                operations += 2 * _head_weights(heads, config.hidden_size) + 4 * query_width * context
+    return operations
+
+
+def training_memory_bytes(config: TransformerConfig, micro_batch: int, context: int, precision: Precision) -> int:
+    """Peak bytes of one training process, without those of the interpreter and its libraries.
+
+    parameters x 16 (float32 value, gradient and AdamW's two moments), x 18 in bfloat16 (a copy for the products),
+    plus what the forward keeps for the backward: per token and layer, with products of p bytes per value,
+
+        8 D                        inputs of the two norms (float32)
+        p (2 D + 2 Q + 2 KV)       inputs of the projections, queries and output of attention, keys and values
+        p (Q + KV)                 queries and keys before their norm, if they have one
+        p 4 F  or  p 2 F           gated or dense MLP
+
+    with D the width, Q = heads x d, KV = key-value heads x d, F the MLP's width, and 16 D outside the layers. The
+    largest temporary of the backward (one gated MLP) is added once. Logits are left out: they exist in pieces.
+
+    Args:
+        config: the model.
+        micro_batch: sequences in one forward and backward.
+        context: tokens in a sequence.
+        precision: of the matrix products.
+    """
+    size = 4 if precision == "float32" else 2
+    weights = count_parameters(config).total * (16 if precision == "float32" else 18)
+    per_token, widest = 16 * config.hidden_size, 0
+    for layer in config.layers():
+        kept = 8 * config.hidden_size + size * 2 * config.hidden_size
+        for heads in _heads(layer):
+            query = heads.num_attention_heads * heads.head_dim
+            key = heads.num_key_value_heads * heads.head_dim
+            kept += size * ((2 * query + 2 * key) + (query + key if heads.qk_norm is not None else 0))
+        mlp = (4 if isinstance(layer.mlp, GatedMLPConfig) else 2) * layer.mlp.intermediate_size
+        per_token += kept + size * mlp
+        widest = max(widest, size * mlp)
+    return weights + micro_batch * context * (per_token + widest)
+
+
+def _heads(layer: LayerConfig) -> list[HeadsConfig]:
+    if not isinstance(layer.mixer, AttentionConfig):
+        raise ModelError(
+            f"the parameters of the part {layer.mixer.name!r} in {layer.mixer.path} cannot be counted from the config: "
+            "build the model and count those of the module"
+        )
+    return [layer.mixer] if layer.cross_attention is None else [layer.mixer, layer.cross_attention]
+
+
+def _head_weights(heads: HeadsConfig, width: int) -> int:
+    memory = (heads.memory_size or width) if isinstance(heads, CrossAttentionConfig) else width
+    return heads.head_dim * (2 * width * heads.num_attention_heads + 2 * memory * heads.num_key_value_heads)
+
+
+def _head_biases(heads: HeadsConfig, width: int) -> int:
+    projected = heads.head_dim * (heads.num_attention_heads + 2 * heads.num_key_value_heads)
+    return projected * heads.qkv_bias + width * heads.output_bias
+
+
+def _mlp_weights(layer: LayerConfig, width: int) -> int:
+    return (3 if isinstance(layer.mlp, GatedMLPConfig) else 2) * width * layer.mlp.intermediate_size
+
+
+def _mlp_biases(layer: LayerConfig, width: int) -> int:
+    inner = (2 if isinstance(layer.mlp, GatedMLPConfig) else 1) * layer.mlp.intermediate_size
+    return (inner + width) * layer.mlp.bias
+
+
+def _norm(norm: Norm | None, size: int) -> int:
+    if norm is None:
+        return 0
+    return 2 * size if isinstance(norm, LayerNormConfig) and norm.bias else size

@@ -1,0 +1,261 @@
+"""The model directory: the one hand-over between stages, in Hugging Face's layout."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import groundup
+from groundup.core.errors import ModelError
+from groundup.core.execution import torch_dtype
+from groundup.core.files import explain_write_error, read_json, sha256_file, sync_folder, write_json, write_text
+from groundup.model.card import default_card
+from groundup.model.config import FilePartConfig, LayerConfig, TransformerConfig
+from groundup.model.hf_config import from_hf, to_hf
+from groundup.model.transformer import Transformer, assemble
+from groundup.model.weights.files import WEIGHTS_FILE, load_weights, save_weights
+from groundup.tokenizer import load_tokenizer
+from groundup.tokenizer.base import Tokenizer
+from groundup.tokenizer.chat import ChatTemplate
+
+CONFIG_FILE, LINEAGE_FILE, GENERATION_FILE = "config.json", "lineage.json", "generation_config.json"
+TOKENIZER_CONFIG_FILE, CARD_FILE, TEMPLATE_FILE = "tokenizer_config.json", "README.md", "chat_template.jinja"
+# A folder with other things in it is somebody's, and is not replaced.
+_OURS = (
+    "config.json *.safetensors *.safetensors.index.json tokenizer*.json generation_config.json README.md lineage.json "
+    "chat_template.jinja special_tokens_map.json added_tokens.json tokenizer.model vocab.json merges.txt part_*.py "
+    ".gitattributes"
+).split()
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadedModel:
+    """What a model directory holds.
+
+    Attributes:
+        model: with its weights, in evaluation mode.
+        tokenizer: its tokenizer.
+        chat_template: how conversations are written, None for a model that was not tuned for them.
+        generation: content of generation_config.json, empty when there is none.
+        lineage: content of lineage.json, empty for a directory that others made.
+        folder: where it was read.
+    """
+
+    model: Transformer
+    tokenizer: Tokenizer
+    chat_template: ChatTemplate | None
+    generation: dict[str, Any]
+    lineage: dict[str, Any]
+    folder: Path
+
+
+def save_model_directory(
+    folder: Path,
+    model: Transformer,
+    tokenizer: Tokenizer,
+    *,
+    chat_template: str | None,
+    lineage: dict[str, Any],
+    generation: dict[str, Any] | None = None,
+    card: str | None = None,
+) -> None:
+    """Write a model directory, whole or not at all; an older one at `folder` is replaced.
+
+    Everything is written to a folder beside it, which then takes its name, so a crash leaves the old directory, the
+    new one, or none, never a mixture.
+
+    Args:
+        folder: where; absent, empty, or a model directory.
+        model: its weights are stored in the dtype they have.
+        tokenizer: at most the model's vocab_size ids.
+        chat_template: Jinja source, or None.
+        lineage: parent, data hash, recipe, seed; versions and the weights' hash are added.
+        generation: content of generation_config.json beyond the model's bos, eos and pad ids.
+        card: README.md; a short one is written where not given.
+
+    Raises:
+        ModelError: when the tokenizer does not fit, or `folder` holds other files.
+        DataError: when the disk is full or not writable.
+    """
+    _check_vocabulary(tokenizer, model.config, folder)
+    _check_replaceable(folder)
+    temporary = folder.with_name(f".{folder.name}.part")
+    try:
+        _recover(folder)
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        dtype = str(model.embed.weight.dtype).removeprefix("torch.")
+        config = _with_own_files(model.config, temporary)
+        save_weights(temporary / WEIGHTS_FILE, model)
+        tokenizer.save(temporary, chat_template=chat_template, max_length=config.max_position_embeddings)
+        values = to_hf(config, dtype=dtype)
+        ids = {key: values[key] for key in ("bos_token_id", "eos_token_id", "pad_token_id")}
+        facts = {**lineage, "versions": _versions() | lineage.get("versions", {})}
+        facts["weights_sha256"] = sha256_file(temporary / WEIGHTS_FILE)
+        write_json(temporary / GENERATION_FILE, ids | (generation or {}))
+        write_json(temporary / LINEAGE_FILE, facts)
+        text = (
+            default_card(folder.name, config, facts, has_template=chat_template is not None) if card is None else card
+        )
+        write_text(temporary / CARD_FILE, text)
+        write_json(temporary / CONFIG_FILE, values)
+        _swap(temporary, folder)
+    except OSError as error:
+        raise explain_write_error(folder, error) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def load_model_directory(
+    folder: Path, *, device: str = "cpu", dtype: str = "float32", trust_code: bool = False
+) -> LoadedModel:
+    """Read a model directory, ours or one that transformers wrote.
+
+    Args:
+        folder: the directory.
+        device: where the weights go.
+        dtype: `float32`, `bfloat16`, `float16` or `float64`, whatever is stored.
+        trust_code: allow parts of kind `file`, whose Python file in the directory is then run.
+
+    Raises:
+        ModelError: when something is missing, damaged, unknown, or does not fit, naming the file.
+    """
+    config = read_model_config(folder)
+    model = assemble(_with_paths_under(config, folder), trust_code=trust_code).to(torch_dtype(dtype))
+    load_weights(folder, model)
+    tokenizer = load_tokenizer(folder)
+    _check_vocabulary(tokenizer, config, folder)
+    return LoadedModel(
+        model=model.to(device).eval(),
+        tokenizer=tokenizer,
+        chat_template=_read_template(folder),
+        generation=_read_optional(folder / GENERATION_FILE),
+        lineage=_read_optional(folder / LINEAGE_FILE),
+        folder=folder,
+    )
+
+
+def read_model_config(folder: Path) -> TransformerConfig:
+    """Read the `config.json` of a model directory.
+
+    Raises:
+        ModelError: when there is none, or it does not describe a model known here.
+    """
+    if not folder.is_dir():
+        old = _old(folder)
+        hint = f"; {old} holds the version before an interrupted save: rename it" if old.is_dir() else ""
+        raise ModelError(f"there is no model directory {folder}{hint}")
+    path = folder / CONFIG_FILE
+    values = read_json(path, ModelError)
+    if not isinstance(values, dict):
+        raise ModelError(f"{path} holds a JSON {type(values).__name__}, not an object")
+    try:
+        return from_hf(values)
+    except ModelError as error:
+        raise ModelError(f"{path}: {error}") from None
+
+
+def _read_optional(path: Path) -> dict[str, Any]:
+    values = read_json(path, ModelError) if path.exists() else {}
+    if not isinstance(values, dict):
+        raise ModelError(f"{path} holds a JSON {type(values).__name__}, not an object")
+    return values
+
+
+def _read_template(folder: Path) -> ChatTemplate | None:
+    # transformers writes the template to a file of its own, which it prefers over the key.
+    if (folder / TEMPLATE_FILE).is_file():
+        return ChatTemplate((folder / TEMPLATE_FILE).read_text(encoding="utf-8"))
+    source = _read_optional(folder / TOKENIZER_CONFIG_FILE).get("chat_template")
+    if isinstance(source, Sequence) and not isinstance(source, str):
+        named = {entry["name"]: entry["template"] for entry in source}
+        source = named.get("default")
+    return None if source is None else ChatTemplate(source)
+
+
+def _check_vocabulary(tokenizer: Tokenizer, config: TransformerConfig, folder: Path) -> None:
+    if tokenizer.vocab_size > config.vocab_size:
+        raise ModelError(
+            f"{folder}: the tokenizer has {tokenizer.vocab_size} ids and the model {config.vocab_size} (vocab_size): "
+            "they do not belong together"
+        )
+
+
+def _check_replaceable(folder: Path) -> None:
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise ModelError(f"{folder} is a file: choose another name for the model directory")
+    foreign = sorted(entry.name for entry in folder.iterdir() if not any(entry.match(pattern) for pattern in _OURS))
+    if foreign:
+        raise ModelError(
+            f"{folder} holds what is not part of a model directory ({', '.join(foreign[:5])}): "
+            "choose another folder, or move that away"
+        )
+
+
+def _with_own_files(config: TransformerConfig, folder: Path) -> TransformerConfig:
+    """Copy the Python files of the config's parts into the directory and name them relative to it."""
+    names: dict[str, str] = {}
+
+    def localize(layer: LayerConfig) -> LayerConfig:
+        if not isinstance(layer.mixer, FilePartConfig):
+            return layer
+        path = layer.mixer.path
+        if path not in names:
+            stem = Path(path).stem.removeprefix("part_")
+            name = f"part_{stem}.py" if f"part_{stem}.py" not in names.values() else f"part_{len(names)}_{stem}.py"
+            names[path] = name
+            shutil.copyfile(path, folder / name)
+        return layer.model_copy(update={"mixer": layer.mixer.model_copy(update={"path": names[path]})})
+
+    return config.with_layers(localize)
+
+
+def _with_paths_under(config: TransformerConfig, folder: Path) -> TransformerConfig:
+    def resolve(layer: LayerConfig) -> LayerConfig:
+        if not isinstance(layer.mixer, FilePartConfig):
+            return layer
+        path = folder / layer.mixer.path
+        if not path.resolve().is_relative_to(folder.resolve()):
+            raise ModelError(
+                f"{folder}: the part {layer.mixer.name!r} lies outside of the directory ({layer.mixer.path})"
+            )
+        return layer.model_copy(update={"mixer": layer.mixer.model_copy(update={"path": str(path)})})
+
+    return config.with_layers(resolve)
+
+
+def _versions() -> dict[str, str]:
+    return {"groundup": groundup.__version__, "torch": torch.__version__, "python": platform.python_version()}
+
+
+def _old(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.old")
+
+
+def _recover(folder: Path) -> None:
+    """Bring back the directory that a crash in the middle of `_swap` left under its second name."""
+    if _old(folder).exists() and not folder.exists():
+        _old(folder).rename(folder)
+    shutil.rmtree(_old(folder), ignore_errors=True)
+
+
+def _swap(temporary: Path, folder: Path) -> None:
+    sync_folder(temporary)
+    if folder.exists():
+        folder.rename(_old(folder))
+    try:
+        temporary.rename(folder)
+    except OSError:
+        if _old(folder).exists():
+            _old(folder).rename(folder)
+        raise
+    sync_folder(folder.parent)
+    shutil.rmtree(_old(folder), ignore_errors=True)
