@@ -1,0 +1,30 @@
+"""The printable alphabet in which GPT-2 and `tokenizer.json` files write bytes."""
+
+from __future__ import annotations
+
+
+def _byte_to_character() -> dict[int, str]:
+    # Radford et al. 2019 (encoder.py, bytes_to_unicode): bytes that print in Latin-1 stand for themselves, the
+    # other 68 take the next free code points from U+0100, so that a JSON or text file shows no blank or control.
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    table = {byte: chr(byte) for byte in printable}
+    others = (byte for byte in range(256) if byte not in table)
+    return table | {byte: chr(0x100 + index) for index, byte in enumerate(others)}
+
+
+BYTE_TO_CHARACTER = _byte_to_character()
+CHARACTER_TO_BYTE = {character: byte for byte, character in BYTE_TO_CHARACTER.items()}
+
+
+def to_characters(token: bytes) -> str:
+    """Write bytes in the byte-level alphabet (` the` becomes `Ġthe`)."""
+    return "".join(BYTE_TO_CHARACTER[byte] for byte in token)
+
+
+def to_bytes(token: str) -> bytes:
+    """Read bytes back from the byte-level alphabet.
+
+    Raises:
+        KeyError: for a character outside of the alphabet.
+    """
+    return bytes(CHARACTER_TO_BYTE[character] for character in token)
