@@ -1,0 +1,135 @@
+"""Times every registered pair: the fast path beside its readable reference, after validating it on fresh inputs.
+
+python -m benchmarks.pairs                    all pairs; writes benchmarks/results/pairs.json
+python -m benchmarks.pairs model. --samples 5 those whose name begins so; printed only
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import pkgutil
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import groundup
+from benchmarks.harness import Row, ValidationError, Work, compare, machine, relative_difference, show, write_results
+from groundup.core.console import fail, say
+from groundup.core.registry import Pair, pairs
+from groundup.model.ops.rotary import rotary_tables
+
+SEEDS = (11, 12, 13, 14)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Arguments of the size that the pair has in use, in place of the small ones it is validated on."""
+
+    inputs: Callable[[], tuple[Any, ...]]
+    work: Work
+
+
+def _activations(*shape: int) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(0))
+
+
+# One micro-batch of a small model: 8 rows of 256 tokens, width 512, 8 heads of 64 that share 4 key-value heads.
+_B, _T, _D, _H, _K, _d = 8, 256, 512, 8, 4, 64
+_ACTIVATIONS_BYTES = 4 * _B * _T * _D
+# Causal attention needs half of the T x T scores: 2 operations for each of d products, for scores and for values.
+_ATTENTION = Work(2 * 2 * _B * _H * _d * _T * (_T + 1) / 2, 4 * _B * _T * _d * (2 * _H + 2 * _K))
+SETTINGS = {
+    "model.rms_norm": Setting(
+        lambda: (_activations(_B, _T, _D), _activations(_D), 1e-6), Work(moved_bytes=2 * _ACTIVATIONS_BYTES)
+    ),
+    "model.layer_norm": Setting(
+        lambda: (_activations(_B, _T, _D), _activations(_D), _activations(_D), 1e-6),
+        Work(moved_bytes=2 * _ACTIVATIONS_BYTES),
+    ),
+    "model.gelu_new": Setting(lambda: (_activations(_B, _T, 4 * _D),), Work(moved_bytes=8 * _ACTIVATIONS_BYTES)),
+    "model.rotary": Setting(
+        lambda: (
+            _activations(_B, _H, _T, _d),
+            *rotary_tables(torch.arange(_T)[None], _d, 10_000.0, torch.float32),
+        ),
+        Work(moved_bytes=2 * _ACTIVATIONS_BYTES),
+    ),
+    "model.attention": Setting(
+        lambda: (*(_activations(_B, heads, _T, _d) for heads in (_H, _K, _K)), None, True), _ATTENTION
+    ),
+}
+
+
+def all_pairs() -> dict[str, Pair]:
+    """Every pair of the package: all modules are imported, so that all of them are registered."""
+    for module in pkgutil.walk_packages(groundup.__path__, "groundup."):
+        if not module.name.endswith("__main__"):
+            importlib.import_module(module.name)
+    return dict(sorted(pairs().items()))
+
+
+def validate(entry: Pair, seeds: Sequence[int] = SEEDS) -> float:
+    """Compare the two versions on fresh inputs of each seed; return the largest relative difference.
+
+    Raises:
+        ValidationError: when they differ by more than the pair's tolerance.
+    """
+    worst = 0.0
+    for seed in seeds:
+        # Inputs are drawn twice, so that a version that writes into its arguments cannot help or hurt the other.
+        difference = relative_difference(entry.fast(*entry.inputs(seed)), entry.reference(*entry.inputs(seed)))
+        if not difference <= entry.tolerance:
+            raise ValidationError(
+                f"{entry.name}, seed {seed}: the fast path differs by {difference:.3g} of the largest value; "
+                f"{entry.tolerance:.3g} is allowed"
+            )
+        worst = max(worst, difference)
+    return worst
+
+
+def time_pair(entry: Pair, samples: int) -> Row:
+    """Validate a pair on fresh inputs, then time both versions, at the size it has in use where `SETTINGS` has one."""
+    validate(entry)
+    setting = SETTINGS.get(entry.name)
+    inputs = setting.inputs() if setting else entry.inputs(SEEDS[0])
+    return compare(
+        entry.name,
+        lambda: entry.fast(*inputs),
+        lambda: entry.reference(*inputs),
+        tolerance=entry.tolerance,
+        samples=samples,
+        work=setting.work if setting else None,
+    )
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description="Validate and time every reference beside its fast path.")
+    parser.add_argument("prefix", nargs="?", default="", help="only the pairs whose name begins so")
+    parser.add_argument("--samples", type=int, default=11, help="how many times each version is timed")
+    options = parser.parse_args(arguments)
+    chosen = [entry for name, entry in all_pairs().items() if name.startswith(options.prefix)]
+    if not chosen:
+        fail(f"no pair begins with {options.prefix!r}: the pairs are {', '.join(all_pairs())}")
+        return 2
+    where, rows, wrong = machine(), [], 0
+    for number, entry in enumerate(chosen, 1):
+        try:
+            rows.append(time_pair(entry, options.samples))
+        except ValidationError as error:
+            fail(str(error))
+            wrong += 1
+            continue
+        say(f"{number}/{len(chosen)} {entry.name}")
+    show(rows)
+    if not options.prefix and not wrong:
+        say(f"written to {write_results('pairs', rows, where)}")
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
