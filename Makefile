@@ -47,7 +47,7 @@ bench: $(VENV)/.dev ## every reference beside its fast path: validate, then time
 	$(PY) -m benchmarks.pairs $(ARGS)
 
 docs: $(VENV)/.docs ## the documentation as a web site in site/, links checked
-	$(BIN)/zensical build --strict --clean
+	$(PY) -m zensical build --strict --clean
 
 docs-output: $(VENV)/.dev ## run the commands printed in the docs and rewrite their output
 	$(PY) tools/regenerate_docs.py --write

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import ast
+import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+
+from tools.pin_versions import canonical
 
 PACKAGE = Path(__file__).resolve().parents[2] / "src" / "groundup"
 FILES = sorted(path for path in PACKAGE.rglob("*.py"))
@@ -51,6 +56,21 @@ def uses(tree: ast.AST) -> Iterator[tuple[int, str]]:
                     yield node.lineno, f"{keyword.arg}="
         elif isinstance(node, ast.Attribute) and (ast.unparse(node.value), node.attr) in FORBIDDEN_ATTRIBUTES:
             yield node.lineno, ast.unparse(node)
+
+
+def test_every_library_that_is_imported_is_declared() -> None:
+    """A package that another one happens to bring may be gone with that one's next version."""
+    manifest = tomllib.loads((PACKAGE.parents[1] / "pyproject.toml").read_text(encoding="utf-8"))
+    declared = {canonical(Requirement(text).name) for text in manifest["project"]["dependencies"]}
+    undeclared = set()
+    for path in FILES:
+        for node in ast.walk(parse(path)):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module] if isinstance(node, ast.ImportFrom) and node.module and not node.level else []
+            for name in {name.split(".")[0] for name in names} - set(sys.stdlib_module_names) - {"groundup"}:
+                if canonical(name) not in declared:
+                    undeclared.add(f"{relative(path)}:{node.lineno}: {name}")
+    assert not undeclared, "\n".join(sorted(undeclared))
 
 
 def parse(path: Path) -> ast.Module:
