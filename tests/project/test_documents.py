@@ -116,8 +116,7 @@ def test_every_decision_has_its_four_parts_on_one_page() -> None:
 
 
 def test_every_experiment_is_reported_in_full() -> None:
-    text = (DOCS / "experiments.md").read_text(encoding="utf-8")
-    for entry in re.split(r"^## ", text, flags=re.MULTILINE)[1:]:
+    for entry in re.split(r"^## ", prose(DOCS / "experiments.md"), flags=re.MULTILINE)[1:]:
         title = entry.splitlines()[0]
         assert re.match(r"\d{4}-\d{2}-\d{2}: \S", title), f"{title!r}: the title is  ## YYYY-MM-DD: what was tried"
         for field in ("Hypothesis", "Command", "Numbers", "Verdict"):

@@ -95,7 +95,9 @@ def test_the_probe_finds_effects(tmp_path: Path) -> None:
         "torch.rand(1)\n",
         encoding="utf-8",
     )
-    code = "import sys; sys.path.insert(0, '')\n" + PROBE.replace('m.startswith("groundup.")', 'm == "loud"')
+    code = f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n" + PROBE.replace(
+        'm.startswith("groundup.")', 'm == "loud"'
+    )
     printed = run(code, json.dumps(["loud"]), cwd=tmp_path)
     for effect in ("default dtype", "root level", "working directory", "files"):
         assert f"loud changes the {effect}" in printed, printed

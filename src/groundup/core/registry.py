@@ -48,6 +48,11 @@ def pairs() -> dict[str, Pair]:
 
 
 def pair(name: str) -> Pair:
+    """The pair of that name.
+
+    Raises:
+        UsageError: when there is none; the nearest name is suggested.
+    """
     if name not in _pairs:
         raise UsageError(f"no pair named {name!r}{suggest(name, tuple(_pairs))}")
     return _pairs[name]
