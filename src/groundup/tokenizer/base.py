@@ -5,7 +5,7 @@ from __future__ import annotations
 import codecs
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from groundup.core.errors import TokenizerError
 
@@ -17,6 +17,7 @@ PAD = "<|pad|>"
 SPECIAL_TOKENS = (END_OF_TEXT, IM_START, IM_END, PAD)
 
 
+@runtime_checkable
 class Tokenizer(Protocol):
     """Text to ids and back.
 
