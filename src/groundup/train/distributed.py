@@ -42,6 +42,7 @@ def process_group(device: str = "cpu") -> Iterator[tuple[int, int]]:
     dist.init_process_group("nccl" if on_gpu else "gloo")
     try:
         yield dist.get_rank(), dist.get_world_size()
+        dist.barrier()  # leave together: who closes its connections early can abort one that still uses them
     finally:
         dist.destroy_process_group()
 
@@ -114,6 +115,10 @@ class Parallel:
             from torch.nn.parallel import DistributedDataParallel
 
             self._loss = DistributedDataParallel(self._loss, gradient_as_bucket_view=True)
+
+    def close(self) -> None:
+        """Leave the model callable as it was: what follows training has other shapes and should not compile them."""
+        self.model._compiled_call_impl = None
 
     def loss(self, batch: Any) -> LossSum:
         """The loss sum of a micro-batch of this process."""

@@ -166,8 +166,11 @@ class Trainer:
             )
             if step is not None:
                 self._resume(step)
-            if self.progress.ended is None:
-                self._train()
+            try:
+                if self.progress.ended is None:
+                    self._train()
+            finally:
+                self.parallel.close()
             return self._result()
 
     def load_best(self, model: nn.Module) -> int:
