@@ -9,9 +9,12 @@ from __future__ import annotations
 import argparse
 import importlib
 import pkgutil
+import pydoc_data.topics
 import sys
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -22,6 +25,8 @@ from benchmarks.harness import Row, ValidationError, Work, compare, machine, rel
 from groundup.core.console import fail, say
 from groundup.core.registry import Pair, pairs
 from groundup.model.ops.rotary import rotary_tables
+from groundup.tokenizer.bpe_fast import train_merges
+from groundup.tokenizer.patterns import split, split_pattern
 
 SEEDS = (11, 12, 13, 14)
 
@@ -31,11 +36,37 @@ class Setting:
     """Arguments of the size that the pair has in use, in place of the small ones it is validated on."""
 
     inputs: Callable[[], tuple[Any, ...]]
-    work: Work
+    work: Work | None = None
 
 
 def _activations(*shape: int) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(0))
+
+
+@lru_cache(maxsize=1)
+def _reference_words() -> dict[bytes, int]:
+    """The pieces of Python's language reference (about 0.7 MB of text) and their counts."""
+    text = "\n".join(pydoc_data.topics.topics.values())
+    return dict(Counter(piece.encode() for piece in split(text, split_pattern("llama3"))))
+
+
+def _word_and_merges() -> tuple[list[int], dict[tuple[int, int], tuple[int, int]]]:
+    """A word of 14 letters, and 1,000 merges learned from the language reference."""
+    ids = {bytes([byte]): byte for byte in range(256)}
+    table = {}
+    for rank, (left, right) in enumerate(train_merges(_reference_words(), 1000)):
+        table[ids[left], ids[right]] = (rank, ids.setdefault(left + right, len(ids)))
+    return list(b" documentation"), table
+
+
+def _optimizer_state() -> tuple[Any, ...]:
+    """Parameters, gradients and moments of four layers of width 256, 2.6 million values each.
+
+    The copies that make a pure function of an update are part of both times.
+    """
+    shapes = [shape for _ in range(4) for shape in ((256, 768), (768, 256), *[(256, 256)] * 4, (256,), (256,))]
+    draws = [[_activations(*shape) for shape in shapes] for _ in range(3)]
+    return *draws, [tensor.square() for tensor in draws[0]], 10
 
 
 # One micro-batch of a small model: 8 rows of 256 tokens, width 512, 8 heads of 64 that share 4 key-value heads.
@@ -44,6 +75,10 @@ _ACTIVATIONS_BYTES = 4 * _B * _T * _D
 # Causal attention needs half of the T x T scores: 2 operations for each of d products, for scores and for values.
 _ATTENTION = Work(2 * 2 * _B * _H * _d * _T * (_T + 1) / 2, 4 * _B * _T * _d * (2 * _H + 2 * _K))
 SETTINGS = {
+    "tokenizer.train": Setting(lambda: (_reference_words(), 100)),
+    "tokenizer.encode": Setting(_word_and_merges),
+    "train.adamw_foreach": Setting(_optimizer_state),
+    "train.adamw_fused": Setting(_optimizer_state),
     "model.rms_norm": Setting(
         lambda: (_activations(_B, _T, _D), _activations(_D), 1e-6), Work(moved_bytes=2 * _ACTIVATIONS_BYTES)
     ),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,31 @@ def shared_data() -> Path:
     if not SHARED_DATA.is_dir():
         pytest.skip(f"needs the real data in {SHARED_DATA}, which is not here")
     return SHARED_DATA
+
+
+def find_chromium() -> str | None:
+    """The path of an installed Chromium or Chrome; `CHROMIUM` names another one."""
+    names = (os.environ.get("CHROMIUM", ""), "chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+    return next((path for name in names if name and (path := shutil.which(name))), None)
+
+
+@pytest.fixture(scope="session")
+def chromium() -> str:
+    """The browser of the tests marked `browser`."""
+    path = find_chromium()
+    if path is None:
+        pytest.skip("no chromium here: install it, or name one in CHROMIUM")
+    return path
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("browser") and find_chromium() is None:
+        pytest.skip("no chromium here: install it, or name one in CHROMIUM")
+    if item.get_closest_marker("gpu"):
+        import torch
+
+        if not torch.cuda.is_available():
+            pytest.skip("no CUDA device here")
 
 
 @pytest.fixture(autouse=True)
