@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
-from groundup.model.transformer import Transformer, build
+import torch
 
 from groundup.model.presets import preset
+from groundup.model.transformer import Transformer, build
 from groundup.tokenizer import ByteBPE, train_bpe
 
 VOCAB = 260
@@ -39,3 +40,12 @@ def tiny_lm() -> Callable[..., Transformer]:
         return build(config, seed=seed)
 
     return make
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Threads make tiny tensors no faster, and several times slower where other processes want the same cores."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 
 import pytest
 import torch
-from groundup.model.transformer import Transformer, build
 from torch import nn
 
 from groundup.model.cache import StackCache
 from groundup.model.presets import preset
+from groundup.model.transformer import Transformer, build
 from groundup.tokenizer import ByteBPE, train_bpe
 
 FAMILIES = ("gpt2", "llama3", "qwen3")
@@ -89,3 +89,12 @@ def scripted() -> type[ScriptedModel]:
 def byte_tokenizer() -> ByteBPE:
     """256 bytes and the four special tokens: nothing merged, so a character of several bytes is several tokens."""
     return train_bpe(["abc"], 260)
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Threads make tiny tensors no faster, and several times slower where other processes want the same cores."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

@@ -26,10 +26,10 @@ def alone(model, prompt: list[int], sampling: Sampling, **options) -> list[int]:
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_each_row_equals_its_run_alone(tiny, family: str, temperature: float, seed: int) -> None:
     model, prompts = tiny(family, seed), random_prompts(seed, 6)
-    sampling = Sampling(temperature=temperature, max_new_tokens=15, seed=seed, repetition_penalty=1.1)
+    sampling = Sampling(temperature=temperature, max_new_tokens=10, seed=seed, repetition_penalty=1.1)
     stops = [3, 17, 29, 41, 50]
     rows = complete_batch(model, prompts, sampling, stop_ids=stops, pad_id=PAD)
     for prompt, row in zip(prompts, rows, strict=True):
@@ -51,11 +51,11 @@ def test_logits_of_a_padded_row_equal_the_row_alone(tiny, family: str) -> None:
             assert (row - single).abs().max() <= 1e-5 * single.abs().max()
 
 
-@settings(deadline=None, max_examples=15)
+@settings(deadline=None, max_examples=8)
 @given(seed=st.integers(0, 10_000), count=st.integers(1, 7), split=st.integers(1, 6))
 def test_a_sample_does_not_depend_on_its_batch(tiny, seed: int, count: int, split: int) -> None:
     model, prompts = tiny("qwen3", 0), random_prompts(seed, count)
-    sampling = Sampling(max_new_tokens=8)
+    sampling = Sampling(max_new_tokens=6)
     seeds = list(range(seed, seed + count))
     together = generate_batch(model, prompts, sampling, pad_id=PAD, seeds=seeds)
     parts = [
@@ -76,7 +76,7 @@ def test_seeds_tell_equal_prompts_apart(tiny) -> None:
 
 
 def test_a_short_row_goes_on_after_a_long_one_fills_the_context(tiny, family: str) -> None:
-    model, prompts = tiny(family, 1), [[7], [9] * 47, [8] * 20, [6] * 48]
+    model, prompts = tiny(family, 1), [[7] * 25, [9] * 47, [8] * 39, [6] * 48]
     sampling = Sampling(max_new_tokens=200, seed=2)
     rows = complete_batch(model, prompts, sampling, pad_id=PAD)
     for prompt, row in zip(prompts, rows, strict=True):

@@ -15,10 +15,10 @@ from groundup.inference.request import Request
 from groundup.inference.sampling import Sampling
 
 SETTINGS = [
-    Sampling(temperature=0, max_new_tokens=20),
-    Sampling(temperature=0, max_new_tokens=20, repetition_penalty=1.5),
-    Sampling(max_new_tokens=20, seed=1),
-    Sampling(temperature=0.7, top_k=9, top_p=0.9, min_p=0.05, repetition_penalty=1.2, max_new_tokens=20, seed=2),
+    Sampling(temperature=0, max_new_tokens=10),
+    Sampling(temperature=0, max_new_tokens=10, repetition_penalty=1.5),
+    Sampling(max_new_tokens=10, seed=1),
+    Sampling(temperature=0.7, top_k=9, top_p=0.9, min_p=0.05, repetition_penalty=1.2, max_new_tokens=10, seed=2),
 ]
 
 
@@ -28,12 +28,12 @@ def random_prompt(seed: int, length: int | None = None) -> list[int]:
 
 
 @pytest.mark.parametrize("sampling", SETTINGS)
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_cached_steps_equal_reference_steps(tiny, family: str, sampling: Sampling, seed: int) -> None:
     model, prompt = tiny(family, seed), random_prompt(seed)
     expected = list(generate_reference(model, prompt, sampling, num_top=3))
-    assert len(expected) == 20 and expected[-1].finish_reason == "length"
-    for chunk in (None, 1, 3, 7):
+    assert len(expected) == 10 and expected[-1].finish_reason == "length"
+    for chunk in (None, 1, 5):
         steps = list(generate(model, prompt, sampling, num_top=3, prefill_chunk=chunk))
         assert [step.token for step in steps] == [step.token for step in expected]
         assert [step.finish_reason for step in steps] == [step.finish_reason for step in expected]

@@ -12,9 +12,10 @@ from pathlib import Path
 from groundup.core.errors import DataError, UsageError
 from groundup.core.files import write_text
 from groundup.evaluate.intervals import Interval, paired_bootstrap_accuracy, wilson
-from groundup.inference.contracts import LanguageModel, Tokenizer
+from groundup.inference.contracts import LanguageModel
 from groundup.inference.sampling import Sampling
 from groundup.inference.text import complete_texts
+from groundup.tokenizer.base import Tokenizer
 from groundup.tokenizer.chat import ChatTemplate, Message, encode_chat
 
 ALL_KINDS = "all"

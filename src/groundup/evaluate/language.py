@@ -21,8 +21,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from groundup.core.errors import DataError, UsageError
-from groundup.inference.contracts import LanguageModel, Tokenizer
+from groundup.inference.contracts import LanguageModel
 from groundup.inference.generate import evaluation_mode
+from groundup.tokenizer.base import Tokenizer
 
 Ids = Sequence[int] | NDArray[Any]
 

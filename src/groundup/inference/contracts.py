@@ -8,8 +8,6 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
-from groundup.tokenizer import base
-
 FinishReason = Literal["stop_token", "stop_string", "length", "context"]
 """Why a generation ended: the model's stop token, a stop string of the request, `max_new_tokens` reached, or the
 model can read no more tokens (`max_position_embeddings`)."""
@@ -35,11 +33,6 @@ class LanguageModel(Protocol):
     def modules(self) -> Iterator[nn.Module]: ...
 
     def parameters(self) -> Iterator[nn.Parameter]: ...
-
-
-@runtime_checkable
-class Tokenizer(base.Tokenizer, Protocol):
-    """The tokenizer's contract in a form that the tests can check at run time."""
 
 
 @dataclass(frozen=True)

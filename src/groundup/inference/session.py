@@ -10,10 +10,11 @@ from typing import Any
 from groundup.core.errors import DataError, ModelError, UsageError
 from groundup.core.files import read_json, write_json
 from groundup.core.seeds import seed_for
-from groundup.inference.contracts import LanguageModel, Tokenizer
+from groundup.inference.contracts import LanguageModel
 from groundup.inference.sampling import Sampling
 from groundup.inference.text import TextPiece, stream_text
 from groundup.model.directory import LoadedModel
+from groundup.tokenizer.base import Tokenizer
 from groundup.tokenizer.chat import ChatTemplate, Message, encode_chat
 
 log = logging.getLogger("groundup.inference.session")

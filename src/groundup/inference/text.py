@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from groundup.core.errors import UsageError
-from groundup.inference.contracts import FinishReason, LanguageModel, Step, Tokenizer
+from groundup.inference.contracts import FinishReason, LanguageModel, Step
 from groundup.inference.generate import complete_batch, generate
 from groundup.inference.sampling import Sampling
 from groundup.inference.stops import StopScanner
-from groundup.tokenizer.base import StreamDecoder
+from groundup.tokenizer.base import StreamDecoder, Tokenizer
 
 
 @dataclass(frozen=True)
