@@ -11,6 +11,7 @@ from typing import Protocol
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -40,6 +41,7 @@ def stream(text: str) -> None:
 
 
 def table(columns: list[str], rows: list[list[str]], title: str | None = None) -> None:
+    """Print a table; the first column is flush left, the others flush right."""
     grid = Table(title=title, title_justify="left")
     for index, column in enumerate(columns):
         grid.add_column(column, justify="left" if index == 0 else "right")
@@ -48,10 +50,34 @@ def table(columns: list[str], rows: list[list[str]], title: str | None = None) -
     out.print(grid)
 
 
+def coloured(pieces: list[tuple[str, str]]) -> None:
+    """Print pieces of text in their styles (rich's style names), without reading markup in them."""
+    out.print(Text.assemble(*pieces))
+
+
+def facts(rows: list[list[str]]) -> None:
+    """Print pairs of name and value, aligned, without a frame."""
+    width = max(len(row[0]) for row in rows)
+    for name, value in rows:
+        say(f"  {name:<{width}}  {value}")
+
+
 class Ticker(Protocol):
     """What a task with progress sees."""
 
     def advance(self, amount: int = 1, note: str = "") -> None: ...
+
+
+class Running:
+    """Turns running totals, `(done, total)`, into steps of a ticker."""
+
+    def __init__(self, ticker: Ticker) -> None:
+        self.ticker, self.done = ticker, 0
+
+    def __call__(self, done: int, total: int) -> None:
+        del total
+        self.ticker.advance(done - self.done)
+        self.done = done
 
 
 @contextmanager

@@ -10,7 +10,7 @@ model look back at its prompt at all (docs/experiments.md has the runs without i
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from random import Random
 from typing import Any
@@ -175,7 +175,7 @@ def python_docs_examples(entries: Sequence[Entry], split_of: dict[str, str], *, 
     return _finished(sets, seed)
 
 
-def text_examples(documents: dict[str, Sequence[Document]], *, seed: int = 0) -> ChatSets:
+def text_examples(documents: Mapping[str, Sequence[Document]], *, seed: int = 0) -> ChatSets:
     """Build reading and recall examples from any prose, for sources other than `python-docs`.
 
     Args:
@@ -231,7 +231,7 @@ def _reading_of_signatures(
     pool = [parameter for entry in usable for parameter in entry.parameters if parameter[0] != "*"]
     for entry in usable:
         group = split_of[f"group:{entry.full_name}"]
-        versions = [(f"{entry.full_name}{entry.signature[entry.signature.index('('):]}", list(entry.parameters))]
+        versions = [(f"{entry.full_name}{entry.signature[entry.signature.index('(') :]}", list(entry.parameters))]
         for _ in range(MIXED_VERSIONS[split]):
             mixed = _mixed_parameters(entry, pool, random)
             call = ", ".join(p if d is None else f"{p}={d}" for p, d in mixed)
@@ -269,7 +269,14 @@ def _questions_on(
         indices = [random.randrange(len(names) - 1)] if split == "train" else range(len(names) - 1)
         for index in indices:
             yield _example(
-                "reading.next_parameter", group, names[index], names[index + 1], wordings, random, signature, tuple(names)
+                "reading.next_parameter",
+                group,
+                names[index],
+                names[index + 1],
+                wordings,
+                random,
+                signature,
+                tuple(names),
             )
 
 

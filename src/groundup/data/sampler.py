@@ -264,7 +264,7 @@ class Mixture:
         targets = torch.cat([part.targets for part in parts])
         return [
             Batch(inputs=i, targets=t)
-            for i, t in zip(inputs.split(self.micro_batch), targets.split(self.micro_batch), strict=True)
+            for i, t in zip(torch.split(inputs, self.micro_batch), torch.split(targets, self.micro_batch), strict=True)
         ]
 
     def state_dict(self) -> dict[str, Any]:

@@ -161,8 +161,7 @@ def _as_arrays(sequences: Iterable[tuple[str, list[int], int]], tokenizer: Token
         if wide.min() < 0 or wide.max() >= tokenizer.vocab_size:
             wrong = int(wide.min()) if wide.min() < 0 else int(wide.max())
             raise DataError(
-                f"the tokenizer gave id {wrong} for document {name!r}, outside its vocabulary of "
-                f"{tokenizer.vocab_size}"
+                f"the tokenizer gave id {wrong} for document {name!r}, outside its vocabulary of {tokenizer.vocab_size}"
             )
         yield wide.astype(dtype), num_bytes
 

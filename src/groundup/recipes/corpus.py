@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import json
+import platform
 from collections.abc import Iterator
 from pathlib import Path
 
 from groundup.core import console
 from groundup.core.errors import DataError
-from groundup.core.files import atomic_write
+from groundup.core.files import atomic_write, sha256_json
 from groundup.core.seeds import random_for
 from groundup.data.chat_examples import ChatExample, ChatSets, python_docs_examples, text_examples
 from groundup.data.corpus import Corpus, write_corpus
 from groundup.data.document import SPLITS, Document
-from groundup.data.python_docs import python_docs, read_entries
+from groundup.data.named import NAMED_SOURCES
+from groundup.data.python_docs import read_entries
 from groundup.data.shards import write_shards, write_token_shards
-from groundup.data.sources import read_source
+from groundup.data.sources import find_files, read_source
 from groundup.recipes.settings import CorpusSettings, TokenizerSettings
 from groundup.tokenizer import CharTokenizer, load_tokenizer, train_bpe
 from groundup.tokenizer.base import Tokenizer
@@ -30,9 +32,17 @@ def read_documents(settings: CorpusSettings) -> list[Document]:
     Raises:
         DataError: when the source is empty, unreadable, binary, in a wrong encoding, or has no text column.
     """
-    if settings.source == PYTHON_DOCS:
-        return python_docs()
     return read_source(settings.source, text_key=settings.text_key)
+
+
+def source_fingerprint(source: str) -> str:
+    """What changes when the source changes: names, sizes and times of its files, or the version that carries it."""
+    if source in NAMED_SOURCES:
+        return f"{source} {platform.python_version()}"
+    path = Path(source)
+    files = find_files(path) if path.is_dir() else [path] * path.is_file()
+    facts = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    return sha256_json(facts)
 
 
 def make_corpus(settings: CorpusSettings, folder: Path, *, seed: int = 0) -> Corpus:
@@ -98,7 +108,7 @@ def make_tokenizer(corpus: Corpus, settings: TokenizerSettings, folder: Path, *,
         merges = settings.vocab_size - 260
         with console.progress("tokenizer: merges", max(merges, 1), "merges") as ticker:
             tokenizer = train_bpe(
-                texts, settings.vocab_size, pattern=settings.pattern, on_progress=lambda done: ticker.advance(done)
+                texts, settings.vocab_size, pattern=settings.pattern, on_progress=console.Running(ticker)
             )
     tokenizer.save(folder, chat_template=DEFAULT_CHAT_TEMPLATE, max_length=max_length)
     return load_tokenizer(folder)

@@ -1,0 +1,29 @@
+"""`groundup chat`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+
+from groundup.cli.options import with_settings
+from groundup.inference.config import Sampling
+
+
+@with_settings({"": Sampling})
+def run(
+    model: Annotated[Path, Parameter(help="a model directory with a chat template")],
+    *,
+    system: Annotated[str | None, Parameter(help="system prompt", show_default=False)] = None,
+    load: Annotated[Path | None, Parameter(help="go on with a saved conversation", show_default=False)] = None,
+    device: Annotated[str, Parameter(help="auto, cpu, cuda, cuda:N or mps")] = "cpu",
+    overrides: dict[str, Any],
+) -> None:
+    """Talk to a model. /help lists the commands; Ctrl-C stops an answer, Ctrl-D or /quit ends.
+
+    Reads messages line by line, from a terminal or a pipe.
+    """
+    from groundup.recipes.talk import chat_loop
+
+    chat_loop(model, Sampling(**{"temperature": 0.0, **overrides}), system=system, load=load, device=device)

@@ -1,0 +1,28 @@
+"""`groundup generate`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+
+from groundup.cli.options import with_settings
+from groundup.inference.config import Sampling
+
+
+@with_settings({"": Sampling})
+def run(
+    model: Annotated[Path, Parameter(help="a model directory")],
+    prompt: Annotated[str, Parameter(help="the text to go on from")],
+    *,
+    device: Annotated[str, Parameter(help="auto, cpu, cuda, cuda:N or mps")] = "cpu",
+    overrides: dict[str, Any],
+) -> None:
+    """Complete a text, streamed to the standard output."""
+    from groundup.core import console
+    from groundup.recipes.talk import complete
+
+    for piece in complete(model, prompt, Sampling(**overrides), device=device):
+        console.stream(piece)
+    console.say()

@@ -1,0 +1,329 @@
+"""The main job: text in, a chat model out. It only wires the stages and keeps the ledger of what is finished."""
+
+from __future__ import annotations
+
+import platform
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from groundup import __version__
+from groundup.core import console
+from groundup.core.errors import GroundupError
+from groundup.core.files import read_json, sha256_file, sha256_json, write_json
+from groundup.core.interrupt import StopRequest, stop_on_signal
+from groundup.core.metrics import JsonlSink
+from groundup.core.rundir import RunDir
+from groundup.data.corpus import Corpus, read_corpus
+from groundup.data.sources import require_enough
+from groundup.recipes.corpus import (
+    make_corpus,
+    make_shards,
+    make_tokenizer,
+    read_examples,
+    source_fingerprint,
+)
+from groundup.recipes.dial import settings_for, smallest_corpus_bytes
+from groundup.recipes.evaluation import evaluate_run
+from groundup.recipes.plan import Plan, fit_to_budget, make_plan, show_plan
+from groundup.recipes.report import write_report
+from groundup.recipes.settings import CorpusSettings, SpeedrunSettings
+from groundup.recipes.training import TrainingRun, pretrain, sft
+from groundup.tokenizer import load_tokenizer
+
+DEFAULT_DEPTH = 4
+
+
+@dataclass(frozen=True)
+class SpeedrunResult:
+    """Where everything lies, and how the prediction held."""
+
+    run: Path
+    base: Path
+    chat: Path
+    report: Path
+    plan: Plan
+    seconds: float
+
+
+def speedrun(
+    overrides: dict[str, Any] | None = None,
+    *,
+    run: Path,
+    budget_s: float | None = None,
+    replan: bool = False,
+) -> SpeedrunResult:
+    """Run every stage that is not finished yet, and write `run/report.html`.
+
+    Args:
+        overrides: nested settings that replace the dial's (see `SpeedrunSettings`).
+        run: the run's folder; made when missing, continued when there.
+        budget_s: choose depth and steps so that the whole takes about so many seconds.
+        replan: choose a new execution plan although one is recorded.
+
+    Raises:
+        Interrupted: after a checkpoint; the same call goes on from there.
+        GroundupError: for an unusable source or settings, saying what to do.
+    """
+    with stop_on_signal() as stop:
+        return _Speedrun(overrides or {}, run, budget_s, replan, stop).work()
+
+
+class _Speedrun:
+    def __init__(
+        self, overrides: dict[str, Any], run: Path, budget_s: float | None, replan: bool, stop: StopRequest
+    ) -> None:
+        self.overrides, self.budget_s, self.replan, self.stop = overrides, budget_s, replan, stop
+        self.run = RunDir(run)
+        self.corpus_settings = CorpusSettings(**overrides.get("corpus", {}))
+        self.seed = int(overrides.get("seed", 0))
+
+    def work(self) -> SpeedrunResult:
+        path = self.run.path
+        corpus = self._corpus()
+        settings, plan = self._plan(corpus)
+        self._tokenizer(corpus, settings)
+        self._pretrain(settings)
+        self._sft(corpus, settings)
+        self._evaluate(corpus, settings)
+        self._report()
+        seconds = sum(float(entry["seconds"]) for entry in self.run.ledger().values())
+        self._summary(plan, seconds)
+        return SpeedrunResult(path, path / "base", path / "chat", path / "report.html", plan, seconds)
+
+    def _stage(
+        self, name: str, title: str, inputs: dict[str, Any], work: Callable[[], tuple[list[Path], dict[str, Any]]]
+    ) -> None:
+        """Run a stage unless it is finished from these inputs, and say which of the two."""
+        self.stop.check(f"stopped before {name}: the same command goes on from there")
+        if self.run.is_current(name, inputs):
+            console.say(f"{title}: finished before, from the same inputs")
+            return
+        console.heading(title)
+
+        def measured() -> tuple[list[Path], dict[str, Any]]:
+            outputs, facts = work()
+            return outputs, {**facts, "peak_bytes": peak_memory_bytes()}
+
+        self.run.stage(name, inputs, measured)
+
+    def _corpus(self) -> Corpus:
+        folder = self.run.path / "corpus"
+        settings = self.corpus_settings
+        inputs = {
+            "settings": settings.to_dict(),
+            "seed": self.seed,
+            "source": source_fingerprint(settings.source),
+            "version": __version__,
+        }
+
+        def work() -> tuple[list[Path], dict[str, Any]]:
+            corpus = make_corpus(settings, folder, seed=self.seed)
+            splits = corpus.manifest["splits"]
+            total = sum(split["text_bytes"] for split in splits.values())
+            documents = sum(split["documents"] for split in splits.values())
+            console.say(f"{documents:,} documents, {console.format_bytes(total)} of text from {settings.source}")
+            return sorted(folder.rglob("*.json*")), {}
+
+        self._stage("corpus", "Corpus", inputs, work)
+        return read_corpus(folder)
+
+    def _plan(self, corpus: Corpus) -> tuple[SpeedrunSettings, Plan]:
+        """The plan of an earlier start of this very run, or a new one; it is printed before anything long begins."""
+        path = self.run.path / "plan.json"
+        asked = {
+            "overrides": self.overrides,
+            "budget_s": self.budget_s,
+            "corpus": sha256_json(corpus.manifest["splits"]),
+        }
+        if path.is_file() and not self.replan:
+            recorded = read_json(path)
+            if recorded.pop("asked", None) == asked:
+                plan = Plan(**recorded)
+                show_plan(plan)
+                return SpeedrunSettings(**plan.settings), plan
+        train_bytes = corpus.num_bytes("train")
+        probe = None
+        if self.budget_s is not None:
+            settings, probe = fit_to_budget(self.budget_s, train_bytes, self.overrides)
+        else:
+            settings = settings_for(self.overrides.get("depth", DEFAULT_DEPTH), train_bytes, self.overrides)
+        total = sum(corpus.num_bytes(split) for split in ("train", "validation", "test"))
+        require_enough(total, smallest_corpus_bytes(settings), purpose=f"depth {settings.depth}")
+        plan = make_plan(settings, train_bytes, budget_s=self.budget_s, probe=probe)
+        write_json(path, {**plan.to_dict(), "asked": asked})
+        show_plan(plan)
+        return settings, plan
+
+    def _tokenizer(self, corpus: Corpus, settings: SpeedrunSettings) -> None:
+        folder, shards = self.run.path / "tokenizer", self.run.path / "shards"
+        inputs = {
+            "corpus": sha256_json(corpus.manifest["splits"]),
+            "chat": sha256_file(corpus.folder / "chat" / "train.jsonl"),
+            "settings": settings.tokenizer.to_dict(),
+            "max_length": settings.model.max_position_embeddings,
+            "chat_share": settings.pretrain.chat_share > 0,
+            "seed": self.seed,
+        }
+
+        def work() -> tuple[list[Path], dict[str, Any]]:
+            tokenizer = make_tokenizer(
+                corpus, settings.tokenizer, folder, max_length=settings.model.max_position_embeddings
+            )
+            make_shards(corpus, tokenizer, shards, chat=settings.pretrain.chat_share > 0, seed=self.seed)
+            files = [*folder.glob("*.json"), *shards.rglob("*.json"), *shards.rglob("*.bin")]
+            return sorted(files), {"vocab_size": tokenizer.vocab_size}
+
+        self._stage("tokenizer", "Tokenizer", inputs, work)
+
+    def _training_run(self, name: str) -> TrainingRun:
+        return TrainingRun(self.run.path / name, JsonlSink(self.run.metrics_path), self.stop, self.replan)
+
+    def _lineage(self, settings: SpeedrunSettings) -> dict[str, Any]:
+        manifest = read_json(self.run.path / "corpus" / "corpus.json")
+        return {
+            "recipe": f"speedrun --depth {settings.depth}",
+            "source": settings.corpus.source,
+            "licenses": manifest.get("licenses"),
+            "data_sha256": {split: entry["sha256"] for split, entry in manifest["splits"].items()},
+        }
+
+    def _pretrain(self, settings: SpeedrunSettings) -> None:
+        shards, out = self.run.path / "shards", self.run.path / "base"
+        indices = sorted(shards.rglob("index.json"))
+        inputs = {
+            "shards": [sha256_file(path) for path in indices],
+            "model": settings.model.to_dict(),
+            "settings": settings.pretrain.to_dict(),
+            "execution": settings.execution.to_dict(),
+            "seed": self.seed,
+        }
+
+        def work() -> tuple[list[Path], dict[str, Any]]:
+            self._begin("pretrain", inputs)
+            result = pretrain(
+                shards,
+                load_tokenizer(self.run.path / "tokenizer"),
+                settings.model,
+                settings.pretrain,
+                settings.execution,
+                self._training_run("pretrain"),
+                out,
+                seed=self.seed,
+                lineage=self._lineage(settings),
+            )
+            facts = {"steps": result.steps, "tokens": result.tokens, "best_value": result.best_value}
+            return _files(out), {**facts, "training_s": result.seconds}
+
+        self._stage("pretrain", "Pretraining", inputs, work)
+
+    def _sft(self, corpus: Corpus, settings: SpeedrunSettings) -> None:
+        base, out = self.run.path / "base", self.run.path / "chat"
+        inputs = {
+            "parent": sha256_file(base / "model.safetensors"),
+            "chat": sha256_file(corpus.folder / "chat" / "train.jsonl"),
+            "settings": settings.sft.to_dict(),
+            "execution": settings.execution.to_dict(),
+            "seed": self.seed,
+        }
+
+        def work() -> tuple[list[Path], dict[str, Any]]:
+            self._begin("sft", inputs)
+            result = sft(
+                base,
+                [example.messages for example in read_examples(corpus.folder, "train")],
+                [example.messages for example in read_examples(corpus.folder, "validation")],
+                settings.sft,
+                settings.execution,
+                self._training_run("sft"),
+                out,
+                seed=self.seed,
+                lineage=self._lineage(settings),
+            )
+            facts = {"steps": result.steps, "tokens": result.tokens, "best_value": result.best_value}
+            return _files(out), {**facts, "training_s": result.seconds}
+
+        self._stage("sft", "Tuning on conversations", inputs, work)
+
+    def _begin(self, stage: str, inputs: dict[str, Any]) -> None:
+        """Clear what an earlier run with other inputs left of this stage; its checkpoints would not fit."""
+        work = self.run.path / stage
+        marker = work / "inputs.json"
+        digest = sha256_json(inputs)
+        if work.is_dir() and (not marker.is_file() or read_json(marker) != digest):
+            console.say(f"{stage}: the inputs changed, beginning anew")
+            remove_folder(work)
+        if not marker.is_file():
+            JsonlSink(self.run.metrics_path).rewind(stage, -1)
+            write_json(marker, digest)
+
+    def _evaluate(self, corpus: Corpus, settings: SpeedrunSettings) -> None:
+        base, chat, out = self.run.path / "base", self.run.path / "chat", self.run.path / "eval"
+        inputs = {
+            "base": sha256_file(base / "model.safetensors"),
+            "chat": sha256_file(chat / "model.safetensors"),
+            "questions": sha256_file(corpus.folder / "chat" / "test.jsonl"),
+            "corpus": sha256_json(corpus.manifest["splits"]),
+            "settings": settings.evaluation.to_dict(),
+            "seed": self.seed,
+        }
+        self._stage(
+            "eval",
+            "Evaluation",
+            inputs,
+            lambda: (evaluate_run(corpus, base, chat, settings.evaluation, out, seed=self.seed), {}),
+        )
+
+    def _report(self) -> None:
+        ledger = self.run.ledger()
+        ledger.pop("report", None)
+        inputs = {"ledger": ledger, "plan": sha256_file(self.run.path / "plan.json"), "version": __version__}
+        self._stage("report", "Report", inputs, lambda: ([write_report(self.run.path)], {}))
+
+    def _summary(self, plan: Plan, seconds: float) -> None:
+        path = self.run.path
+        language = read_json(path / "eval" / "language.json")
+        answers = read_json(path / "eval" / "answers.json")
+        ours = language["methods"][0]
+        console.heading("Done")
+        rows = [
+            ["held-out text", f"{ours['bits_per_byte']:.3f} bits per byte"],
+            *(
+                [group, ", ".join(f"{name} {100 * share['accuracy']:.0f} %" for name, share in models.items())]
+                for group, models in answers["groups"].items()
+            ),
+            [
+                "time",
+                f"{console.format_seconds(seconds)}, predicted {console.format_seconds(plan.predicted['total_s'])}",
+            ],
+            ["report", str(path / "report.html")],
+            ["talk to it", f"groundup chat {path / 'chat'}"],
+        ]
+        console.facts(rows)
+
+
+def peak_memory_bytes() -> int:
+    """Largest memory that this process has held so far; 0 where the platform does not tell."""
+    if sys.platform == "win32":
+        return 0
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    # Linux counts kilobytes, macOS bytes.
+    return int(peak if platform.system() == "Darwin" else peak * 1024)
+
+
+def remove_folder(folder: Path) -> None:
+    """Delete a folder of this run; what cannot be deleted is named."""
+    import shutil
+
+    try:
+        shutil.rmtree(folder)
+    except OSError as error:
+        raise GroundupError(f"cannot remove {folder}: {error.strerror or error}") from None
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.is_file())

@@ -1,0 +1,189 @@
+"""The stages as verbs of their own: each works on folders and model directories that the user names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from groundup.core import console
+from groundup.core.config import merge
+from groundup.core.errors import DataError, UsageError
+from groundup.core.files import sha256_file
+from groundup.core.interrupt import stop_on_signal
+from groundup.core.metrics import JsonlSink
+from groundup.core.seeds import random_for
+from groundup.data.chat_files import read_conversations
+from groundup.data.corpus import read_corpus
+from groundup.model.directory import load_model_directory
+from groundup.recipes.corpus import make_shards, read_examples
+from groundup.recipes.dial import settings_for
+from groundup.recipes.evaluation import evaluate_run
+from groundup.recipes.settings import EvaluationSettings, ExecutionSettings, SftSettings
+from groundup.recipes.training import TrainingRun, encode_conversations, pretrain, sft
+from groundup.tokenizer import load_tokenizer
+from groundup.tokenizer.chat import DEFAULT_CHAT_TEMPLATE, ChatTemplate
+from groundup.train.trainer import TrainResult
+
+Conversation = list[dict[str, str]]
+HELD_OUT_SHARE = 0.05
+
+
+def work_folder(out: Path) -> Path:
+    """Where a stage keeps checkpoints, plan and metrics: beside its result."""
+    return out.with_name(f"{out.name}.work")
+
+
+def pretrain_stage(
+    corpus_folder: Path,
+    tokenizer_folder: Path,
+    out: Path,
+    *,
+    depth: int,
+    init_from: Path | None,
+    seed: int,
+    replan: bool,
+    overrides: dict[str, Any],
+) -> TrainResult:
+    """Tokenise a corpus if that is not done yet, and train a model directory on it."""
+    corpus, tokenizer = read_corpus(corpus_folder), load_tokenizer(tokenizer_folder)
+    work = work_folder(out)
+    given = {"pretrain" if table == "train" else table: values for table, values in overrides.items()}
+    dialled = settings_for(
+        depth, corpus.num_bytes("train"), merge({"tokenizer": {"vocab_size": max(260, tokenizer.vocab_size)}}, given)
+    )
+    shards = work / "shards"
+    chat = dialled.pretrain.chat_share > 0
+    wanted = [shards / split / "index.json" for split in ("train", "validation", "test", *(["chat"] if chat else []))]
+    if not all(path.is_file() for path in wanted):
+        make_shards(corpus, tokenizer, shards, chat=chat, seed=seed)
+    with stop_on_signal() as stop:
+        result = pretrain(
+            shards,
+            tokenizer,
+            dialled.model,
+            dialled.pretrain,
+            dialled.execution,
+            TrainingRun(work, JsonlSink(work / "metrics.jsonl"), stop, replan),
+            out,
+            seed=seed,
+            lineage={
+                "recipe": f"pretrain --depth {depth}",
+                "source": corpus.manifest.get("sources"),
+                "data_sha256": {split: entry["sha256"] for split, entry in corpus.manifest["splits"].items()},
+            },
+            init_from=init_from,
+        )
+    _tell(out, result, "bits per byte on the validation split")
+    return result
+
+
+def read_chats(data: Path, *, seed: int) -> tuple[list[Conversation], list[Conversation]]:
+    """Conversations to tune on and to watch: a corpus folder's own, or a file of which a twentieth is held out."""
+    if data.is_dir():
+        return (
+            [example.messages for example in read_examples(data, "train")],
+            [example.messages for example in read_examples(data, "validation")],
+        )
+    conversations = read_conversations(data)
+    if len(conversations) < 2:
+        raise DataError(f"{data} holds {len(conversations)} conversation(s): two are needed, one to hold out")
+    random_for(seed, "sft", "held out").shuffle(conversations)
+    held_out = max(1, round(HELD_OUT_SHARE * len(conversations)))
+    return conversations[held_out:], conversations[:held_out]
+
+
+def sft_stage(model: Path, data: Path, out: Path, *, seed: int, replan: bool, overrides: dict[str, Any]) -> TrainResult:
+    """Tune a model directory on a file of conversations or on a corpus folder's."""
+    train, validation = read_chats(data, seed=seed)
+    values = dict(overrides.get("train", {}))
+    steps = int(values.get("num_steps", SftSettings.model_fields["num_steps"].default))
+    values.setdefault("warmup_steps", min(50, steps // 20))
+    values.setdefault("evaluate_every", max(1, steps // 5))
+    values.setdefault("checkpoint_every", max(1, min(250, steps // 4)))
+    if model.resolve() == out.resolve():
+        raise UsageError(f"--out {out} is the model itself: name another folder, so that the parent stays")
+    work = work_folder(out)
+    with stop_on_signal() as stop:
+        result = sft(
+            model,
+            train,
+            validation,
+            SftSettings(**values),
+            ExecutionSettings(**overrides.get("execution", {})),
+            TrainingRun(work, JsonlSink(work / "metrics.jsonl"), stop, replan),
+            out,
+            seed=seed,
+            lineage={
+                "recipe": "sft",
+                "source": str(data),
+                "data_sha256": sha256_file(data if data.is_file() else data / "chat" / "train.jsonl"),
+            },
+        )
+    _tell(out, result, "loss on held-out conversations")
+    return result
+
+
+def preview_stage(model: Path, data: Path, *, count: int) -> None:
+    """Print conversations as the model sees them, with the trained tokens and the stop token coloured."""
+    if count < 1:
+        raise UsageError(f"--preview {count}: ask for at least one conversation")
+    loaded = load_model_directory(model)
+    template = loaded.chat_template or ChatTemplate(DEFAULT_CHAT_TEMPLATE)
+    train, _ = read_chats(data, seed=0)
+    tokenizer = loaded.tokenizer
+    stop = tokenizer.special_tokens.get("<|im_end|>")
+    console.say("trained tokens are green, the stop token is red; the rest is read but not trained")
+    for messages in train[:count]:
+        chat = encode_conversations(tokenizer, template, [messages])[0]
+        pieces: list[tuple[str, str]] = []
+        for token, is_trained in zip(chat.ids, chat.trained, strict=True):
+            style = "bold red" if is_trained and token == stop else "green" if is_trained else "dim"
+            text = tokenizer.token_bytes(token).decode("utf-8", "replace")
+            pieces.append((text, style))
+        console.heading(f"{sum(chat.trained)} of {len(chat.ids)} tokens trained")
+        console.coloured(pieces)
+        if not any(chat.trained) or all(chat.trained):
+            what = "nothing" if not any(chat.trained) else "every token"
+            raise DataError(
+                f"the template of {model} trains {what} of this conversation: it must mark the assistant's words "
+                "with {% generation %} ... {% endgeneration %}"
+            )
+
+
+def evaluate_stage(
+    model: Path, corpus_folder: Path, out: Path, *, before: Path | None, seed: int, overrides: dict[str, Any]
+) -> None:
+    """Measure a model on the test split of a corpus and print the table."""
+    corpus = read_corpus(corpus_folder)
+    base, chat = (model, None) if before is None else (before, model)
+    evaluate_run(corpus, base, chat, EvaluationSettings(**overrides), out, seed=seed)
+    show_results(out)
+
+
+def show_results(folder: Path) -> None:
+    """Print what `evaluate_run` left: bits per byte and accuracies with their intervals and verdicts."""
+    from groundup.core.files import read_json
+
+    language, answers = read_json(folder / "language.json"), read_json(folder / "answers.json")
+    rows = [
+        [method["name"], f"{method['bits_per_byte']:.3f}", f"{method['low']:.3f} to {method['high']:.3f}"]
+        for method in language["methods"]
+    ]
+    console.table(["held-out text", "bits per byte", "95 % interval"], rows)
+    rows = [
+        [name, kind, f"{share['correct']}/{share['total']}", f"{100 * share['accuracy']:.1f} %",
+         f"{100 * share['low']:.1f} to {100 * share['high']:.1f}"]
+        for name, kinds in answers["models"].items()
+        for kind, share in kinds.items()
+    ]  # fmt: skip
+    console.table(["answers of", "kind", "right", "share", "95 % interval"], rows)
+    for difference in [*language["differences"], *answers["differences"]]:
+        console.say(f"{difference['name']}: {difference['verdict']}")
+
+
+def _tell(out: Path, result: TrainResult, measure: str) -> None:
+    best = "" if result.best_value is None else f", {measure} {result.best_value:.4f} after step {result.best_step:,}"
+    console.say(
+        f"{out}: {result.steps:,} steps, {console.format_count(result.tokens)} trained tokens in "
+        f"{console.format_seconds(result.seconds)}{best}"
+    )

@@ -1,0 +1,370 @@
+"""Pretraining and tuning as functions: settings become model, source, objective and trainer, and run."""
+
+from __future__ import annotations
+
+import math
+import platform
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from groundup import __version__
+from groundup.core import console
+from groundup.core.errors import DataError
+from groundup.core.execution import ExecutionPlan, available_cpus, machine_fingerprint, resolve_device
+from groundup.core.files import read_json, sha256_json, write_json
+from groundup.core.interrupt import StopRequest
+from groundup.core.metrics import MetricsSink
+from groundup.data.batch import Batch
+from groundup.data.conversations import ConversationSource
+from groundup.data.sampler import Mixture, TokenWindows, evaluation_batches
+from groundup.data.shards import TokenShards
+from groundup.model.config import TransformerConfig
+from groundup.model.directory import load_model_directory, save_model_directory
+from groundup.model.presets import preset
+from groundup.model.transformer import Transformer, build
+from groundup.recipes.settings import (
+    ExecutionSettings,
+    ModelSettings,
+    PretrainSettings,
+    SftSettings,
+    SpeedrunSettings,
+)
+from groundup.tokenizer.base import Tokenizer
+from groundup.tokenizer.chat import DEFAULT_CHAT_TEMPLATE, ChatTemplate, EncodedChat, encode_chat
+from groundup.train.contracts import BatchSource
+from groundup.train.distributed import rank_and_world_size
+from groundup.train.objectives import next_token_loss
+from groundup.train.probe import ProbeResult, probe
+from groundup.train.trainer import Trainer, TrainResult
+
+EVALUATION_ROWS = 16
+# What a validation pass may cost: more tokens make the curve no smoother to the eye.
+EVALUATION_TOKENS = 60_000
+
+
+@dataclass(frozen=True)
+class TrainingRun:
+    """Where a stage works and whom it tells.
+
+    Attributes:
+        work: checkpoints and the recorded execution plan.
+        sink: receives the metrics.
+        stop: asks for a checkpoint and an end.
+        replan: choose a new execution plan although one is recorded.
+    """
+
+    work: Path
+    sink: MetricsSink
+    stop: StopRequest
+    replan: bool = False
+
+
+def model_config(settings: ModelSettings, tokenizer: Tokenizer) -> TransformerConfig:
+    """The typed composition of the settings, with the tokenizer's vocabulary and special ids."""
+    return _composition(
+        settings,
+        vocab_size=tokenizer.vocab_size,
+        bos_token_id=tokenizer.bos_id,
+        eos_token_id=tokenizer.eos_id,
+        pad_token_id=tokenizer.pad_id,
+    )
+
+
+def shape_config(settings: SpeedrunSettings) -> TransformerConfig:
+    """The composition before there is a tokenizer: right in every size, without special ids."""
+    return _composition(settings.model, vocab_size=settings.tokenizer.vocab_size)
+
+
+def _composition(settings: ModelSettings, **ids: int | None) -> TransformerConfig:
+    fields: dict[str, Any] = settings.to_dict()
+    name = fields.pop("preset")
+    heads = settings.num_attention_heads
+    if name == "gpt2":
+        for unused in ("num_key_value_heads", "head_dim", "rope_theta"):
+            fields.pop(unused)
+    else:
+        fields["head_dim"] = settings.head_dim or settings.hidden_size // heads
+        fields["num_key_value_heads"] = settings.num_key_value_heads or heads
+    return preset(name, **fields, **ids)
+
+
+def unprobed_plan(settings: ExecutionSettings, rows: int) -> ExecutionPlan:
+    """The plan as far as the settings give it; what is `auto` stands at its safe value."""
+    return ExecutionPlan(
+        device=resolve_device(settings.device),
+        precision="float32" if settings.precision == "auto" else settings.precision,
+        threads=settings.threads or available_cpus(),
+        micro_batch=settings.micro_batch or rows,
+        compile=settings.compile,
+        world_size=rank_and_world_size()[1],
+        machine=machine_fingerprint(),
+    )
+
+
+def probe_plan(model: Transformer, settings: ExecutionSettings, *, rows: int, context: int) -> ProbeResult:
+    """Measure what the settings leave open (precision, micro-batch) on random tokens of the run's shape."""
+    plan = unprobed_plan(settings, rows)
+    generator = torch.Generator().manual_seed(0)
+
+    def make_batch(count: int) -> Batch:
+        ids = torch.randint(model.config.vocab_size, (count, context + 1), generator=generator)
+        return Batch(inputs=ids[:, :-1], targets=ids[:, 1:])
+
+    per_process = max(1, rows // plan.world_size)
+    sizes = [settings.micro_batch] if settings.micro_batch else sorted({per_process, max(1, per_process // 2)})
+    precisions = None if settings.precision == "auto" else (settings.precision,)
+    return probe(model, next_token_loss, make_batch, plan, micro_batches=sizes, precisions=precisions)
+
+
+def settled_plan(run: TrainingRun, make_plan: Callable[[], ExecutionPlan]) -> ExecutionPlan:
+    """The plan that this stage began with, or a new one that is recorded before the first step.
+
+    It is recorded apart from the checkpoints, so that a run killed before its first checkpoint begins again under
+    the same plan.
+
+    Raises:
+        PlanError: when the recorded plan cannot be repeated here and no new one was asked for.
+    """
+    path = run.work / "plan.json"
+    if path.is_file() and not run.replan:
+        plan = ExecutionPlan(**read_json(path))
+        plan.check_repeatable()
+        return plan
+    plan = make_plan()
+    write_json(path, plan.to_dict())
+    return plan
+
+
+def pretrain(
+    shards: Path,
+    tokenizer: Tokenizer,
+    model_settings: ModelSettings,
+    settings: PretrainSettings,
+    execution: ExecutionSettings,
+    run: TrainingRun,
+    out: Path,
+    *,
+    seed: int,
+    lineage: dict[str, Any],
+    init_from: Path | None = None,
+) -> TrainResult:
+    """Train a model on token shards and write it as a model directory.
+
+    Args:
+        shards: folder with `train`, `validation` and, where conversations are mixed in, `chat`.
+        tokenizer: the one the shards were made with.
+        out: the model directory; holds the weights with the lowest validation bits per byte.
+        lineage: what `lineage.json` says of the data.
+        init_from: a model directory to go on from instead of random weights.
+    """
+    train, validation = TokenShards(shards / "train"), TokenShards(shards / "validation")
+    for part in (train, validation):
+        part.check_tokenizer(tokenizer)
+        part.verify()
+    if init_from is None:
+        model = build(model_config(model_settings, tokenizer), seed=seed)
+    else:
+        model = load_model_directory(init_from).model
+    plan = settled_plan(
+        run,
+        lambda: probe_plan(build(model.config), execution, rows=settings.batch_size, context=settings.context).plan,
+    )
+    source = pretraining_source(shards, train, settings, plan, seed)
+    trainer = Trainer(
+        model,
+        source,
+        next_token_loss,
+        settings.train_config().replace(seed=seed),
+        plan,
+        run.work,
+        stage="pretrain",
+        sink=run.sink,
+        evaluate=lambda module: validation_loss(module, validation, settings.context),
+        watch="bits_per_byte",
+        stop=run.stop,
+        replan=run.replan,
+        identity={"data": train.index["shards"], "tokenizer": tokenizer.fingerprint()},
+    )
+    result = trainer.fit()
+    trainer.load_best(model)
+    _save(
+        out, model, tokenizer, plan, settings, result, {**lineage, "stage": "pretrain", "seed": seed}, parent=init_from
+    )
+    return result
+
+
+def pretraining_source(
+    shards: Path, train: TokenShards, settings: PretrainSettings, plan: ExecutionPlan, seed: int
+) -> BatchSource:
+    """Windows of the documents, with a share of windows of conversations where the settings ask for it."""
+    rank, world_size = rank_and_world_size()
+    chat_rows = round(settings.batch_size * settings.chat_share / world_size) * world_size
+    common: dict[str, Any] = {"context": settings.context, "micro_batch": plan.micro_batch, "seed": seed}
+    common |= {"rank": rank, "world_size": world_size}
+    documents = TokenWindows(train, batch_size=settings.batch_size - chat_rows, **common)
+    if chat_rows == 0:
+        return documents
+    chat = TokenShards(shards / "chat")
+    chat.verify()
+    return Mixture([documents, TokenWindows(chat, batch_size=chat_rows, **common)], micro_batch=plan.micro_batch)
+
+
+def validation_loss(model: nn.Module, shards: TokenShards, context: int) -> dict[str, float]:
+    """Mean loss and bits per byte over (at most EVALUATION_TOKENS of) a split, every token predicted once."""
+    total, count = 0.0, 0
+    device = next(model.parameters()).device
+    for batch in evaluation_batches(shards, context, EVALUATION_ROWS):
+        loss = next_token_loss(model, batch.to(device))
+        total, count = total + float(loss.total), count + loss.count
+        if count >= EVALUATION_TOKENS:
+            break
+    bytes_read = shards.index["text_bytes"] * count / shards.num_tokens
+    return {"loss": total / count, "bits_per_byte": total / math.log(2) / bytes_read}
+
+
+def encode_conversations(
+    tokenizer: Tokenizer, template: ChatTemplate, conversations: Sequence[Sequence[dict[str, str]]]
+) -> list[EncodedChat]:
+    """Render and encode conversations; the trained tokens are the assistant's."""
+    with console.progress("sft: encoding", len(conversations), "conversations") as ticker:
+        encoded = []
+        for messages in conversations:
+            encoded.append(encode_chat(tokenizer, template, list(messages)))
+            ticker.advance(1)
+    return encoded
+
+
+def sft(
+    parent: Path,
+    train: Sequence[Sequence[dict[str, str]]],
+    validation: Sequence[Sequence[dict[str, str]]],
+    settings: SftSettings,
+    execution: ExecutionSettings,
+    run: TrainingRun,
+    out: Path,
+    *,
+    seed: int,
+    lineage: dict[str, Any],
+) -> TrainResult:
+    """Tune a model directory on conversations and write the result as a model directory.
+
+    Args:
+        parent: the model directory to begin from; its chat template is used, or ChatML where it has none.
+        train, validation: conversations as lists of messages.
+
+    Raises:
+        DataError: when the rendering of a conversation trains nothing or everything, or none fits.
+    """
+    loaded = load_model_directory(parent)
+    model, tokenizer = loaded.model, loaded.tokenizer
+    template = loaded.chat_template or ChatTemplate(DEFAULT_CHAT_TEMPLATE)
+    if tokenizer.pad_id is None:
+        raise DataError(f"{parent} has a tokenizer without a padding token: add one to its tokenizer_config.json")
+    plan = settled_plan(
+        run,
+        lambda: (
+            probe_plan(
+                build(model.config), execution, rows=settings.batch_size, context=min(128, settings.max_length)
+            ).plan
+        ),
+    )
+    rank, world_size = rank_and_world_size()
+    longest = min(settings.max_length, model.config.max_position_embeddings)
+    source = ConversationSource(
+        encode_conversations(tokenizer, template, train),
+        batch_size=settings.batch_size,
+        micro_batch=plan.micro_batch,
+        seed=seed,
+        max_length=longest,
+        pad_id=tokenizer.pad_id,
+        pad_to_multiple=8,
+        rank=rank,
+        world_size=world_size,
+    )
+    held_out = ConversationSource(
+        encode_conversations(tokenizer, template, validation),
+        batch_size=EVALUATION_ROWS,
+        micro_batch=EVALUATION_ROWS,
+        seed=seed,
+        max_length=longest,
+        pad_id=tokenizer.pad_id,
+    )
+    trainer = Trainer(
+        model,
+        source,
+        next_token_loss,
+        settings.train_config().replace(seed=seed),
+        plan,
+        run.work,
+        stage="sft",
+        sink=run.sink,
+        evaluate=lambda module: conversation_loss(module, held_out),
+        watch="loss",
+        stop=run.stop,
+        replan=run.replan,
+        identity={"parent": sha256_json(loaded.lineage), "conversations": len(train)},
+    )
+    result = trainer.fit()
+    trainer.load_best(model)
+    _save(out, model, tokenizer, plan, settings, result, {**lineage, "stage": "sft", "seed": seed}, parent=parent)
+    return result
+
+
+def conversation_loss(model: nn.Module, source: ConversationSource) -> dict[str, float]:
+    """Mean loss over the trained tokens of held-out conversations, each seen once."""
+    total, count = 0.0, 0
+    device = next(model.parameters()).device
+    for batch in source.each_once():
+        loss = next_token_loss(model, batch.to(device))
+        total, count = total + float(loss.total), count + loss.count
+        if count >= EVALUATION_TOKENS:
+            break
+    return {"loss": total / max(count, 1)}
+
+
+def _save(
+    out: Path,
+    model: Transformer,
+    tokenizer: Tokenizer,
+    plan: ExecutionPlan,
+    settings: PretrainSettings | SftSettings,
+    result: TrainResult,
+    lineage: dict[str, Any],
+    *,
+    parent: Path | None,
+) -> None:
+    """Write the model directory from the first process; the others have the same weights."""
+    if rank_and_world_size()[0] != 0:
+        return
+    facts = {
+        **lineage,
+        "parent": None if parent is None else {"folder": str(parent), "lineage": _lineage_hash(parent)},
+        "settings": settings.to_dict(),
+        "execution": plan.to_dict(),
+        "steps": result.steps,
+        "best_step": result.best_step,
+        "trained_tokens": result.tokens,
+        "seconds": round(result.seconds, 1),
+        "versions": {"groundup": __version__, "torch": torch.__version__, "python": platform.python_version()},
+    }
+    # A turn ends with <|im_end|>, a document with the tokenizer's eos: generation stops at either.
+    ends = [tokenizer.special_tokens.get("<|im_end|>"), tokenizer.eos_id]
+    generation = {
+        "bos_token_id": tokenizer.bos_id,
+        "eos_token_id": [end for end in ends if end is not None],
+        "pad_token_id": tokenizer.pad_id,
+        "max_new_tokens": 256,
+    }
+    save_model_directory(
+        out, model, tokenizer, chat_template=DEFAULT_CHAT_TEMPLATE, lineage=facts, generation=generation
+    )
+
+
+def _lineage_hash(folder: Path) -> str | None:
+    path = folder / "lineage.json"
+    return sha256_json(read_json(path)) if path.is_file() else None
