@@ -169,11 +169,8 @@ class ByteBPE:
 
     def fingerprint(self) -> str:
         """Return a SHA-256 over everything that decides the ids."""
-        return sha256_json([self.to_json(), self.bos, self.eos, self.pad])
-
-    def token_of(self, id: int | None) -> str | None:
-        """Return the text of a special token by its id."""
-        return next((name for name, known in self.special_tokens.items() if known == id), None)
+        content = {**self.to_json(), "post_processor": None}  # plays no part in `encode`
+        return sha256_json([content, self.bos, self.eos, self.pad])
 
     def _encode_ordinary(self, text: str) -> list[int]:
         if self.normalizes:

@@ -180,4 +180,5 @@ def _known(name: str | None, added: dict[str, int]) -> str | None:
 
 
 def _type(value: Any) -> str:
-    return repr(value.get("type")) if isinstance(value, dict) else f"of type {type(value).__name__}"
+    has_type = isinstance(value, dict) and "type" in value
+    return repr(value["type"]) if has_type else f"of type {type(value).__name__}"
