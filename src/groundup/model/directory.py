@@ -27,11 +27,23 @@ from groundup.tokenizer.chat import ChatTemplate
 CONFIG_FILE, LINEAGE_FILE, GENERATION_FILE = "config.json", "lineage.json", "generation_config.json"
 TOKENIZER_CONFIG_FILE, CARD_FILE, TEMPLATE_FILE = "tokenizer_config.json", "README.md", "chat_template.jinja"
 # A folder with other things in it is somebody's, and is not replaced.
-_OURS = (
-    "config.json *.safetensors *.safetensors.index.json tokenizer*.json generation_config.json README.md lineage.json "
-    "chat_template.jinja special_tokens_map.json added_tokens.json tokenizer.model vocab.json merges.txt part_*.py "
-    ".gitattributes"
-).split()
+_OURS = [
+    "config.json",
+    "*.safetensors",
+    "*.safetensors.index.json",
+    "tokenizer*.json",
+    "generation_config.json",
+    "README.md",
+    "lineage.json",
+    "chat_template.jinja",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "tokenizer.model",
+    "vocab.json",
+    "merges.txt",
+    "part_*.py",
+    ".gitattributes",
+]
 
 
 @dataclass(frozen=True, kw_only=True)

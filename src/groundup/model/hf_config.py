@@ -6,6 +6,7 @@ everything else is written with `model_type: "groundup"` and our config inside. 
 
 from __future__ import annotations
 
+import inspect
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -239,7 +240,7 @@ def from_hf(values: dict[str, Any]) -> TransformerConfig:
         raise ModelError(f"the config.json of model_type {name!r} lacks {', '.join(missing)}")
     try:
         return family.preset(**_preset_fields(name, family, values))
-    except ConfigError as error:
+    except (ConfigError, TypeError, ValueError) as error:  # a field of another type fails before it is validated
         raise ModelError(f"the config.json of model_type {name!r} does not describe a model: {error}") from None
 
 
@@ -294,6 +295,4 @@ def _read_rope(value: dict[str, Any] | None) -> dict[str, Any]:
 
 
 def _known_fields(family: Family) -> tuple[str, ...]:
-    code = family.preset.__code__
-    names = code.co_varnames[: code.co_kwonlyargcount]
-    return tuple(name for name in names if name != "qk_norm")
+    return tuple(name for name in inspect.signature(family.preset).parameters if name != "qk_norm")

@@ -1,6 +1,7 @@
 """Families of models as presets: each takes Hugging Face's field names and returns a typed composition.
 
-The defaults are those of the smallest published model of the family (GPT-2 124M, Llama 3.2 1B, Qwen3 0.6B).
+The defaults are those of the smallest published model of the family (GPT-2 124M, Llama 3.2 1B, Qwen3 0.6B), except
+that num_key_value_heads follows num_attention_heads unless it is given (the two publish 8).
 Imports no torch.
 """
 
