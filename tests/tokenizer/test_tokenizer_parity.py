@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import sysconfig
 import unicodedata
@@ -177,6 +178,20 @@ def test_the_saved_file_loads_in_transformers(trained: dict[str, ByteBPE], tmp_p
     theirs.save_pretrained(tmp_path / "again")
     again = load_tokenizer(tmp_path / "again")
     assert again.fingerprint() == ours.fingerprint()
+
+
+@pytest.mark.parametrize("model_type", ["gpt2", "llama", "qwen3"])
+def test_the_ids_stay_ours_beside_the_config_of_any_model(
+    trained: dict[str, ByteBPE], tmp_path: Path, model_type: str
+) -> None:
+    """Without the named class transformers takes the split pattern of the model type (Qwen2: single digits)."""
+    transformers = pytest.importorskip("transformers")
+    trained["llama3"].save(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": model_type}), encoding="utf-8")
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    text = "In 1234567 days, it'S  \n\n  done  e\u0301"
+    assert theirs(text)["input_ids"] == trained["llama3"].encode(text)
+    assert theirs.decode(theirs(text)["input_ids"]) == text
 
 
 def test_the_real_gpt2_survives_saving(gpt2: ByteBPE, tmp_path: Path, languages: dict[str, str]) -> None:

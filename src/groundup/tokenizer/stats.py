@@ -23,7 +23,8 @@ class TokenizerStatistics:
         tokens_per_word: the "fertility" (Ács 2019; Rust et al. 2021, arXiv:2012.15613).
         vocabulary_used: share of the ordinary tokens that occur at least once; a token that never occurs in the
             training text has an untrained embedding.
-        longest_tokens: the longest tokens that occur, as text, the longest first.
+        longest_tokens: the longest tokens that occur and hold a letter, as text, the longest first (runs of blanks
+            and dashes would fill the list).
         lossy_texts: how many texts do not come back from their ids (only a character tokenizer has any).
     """
 
@@ -70,8 +71,9 @@ def tokenizer_statistics(tokenizer: Tokenizer, texts: Iterable[str], *, num_long
     if num_tokens == 0:
         raise DataError(f"there is nothing to count: all of the {num_texts} texts are empty")
     ordinary = tokenizer.vocab_size - len(tokenizer.special_tokens)
-    # By bytes, then by text, so that the same texts always give the same list.
-    longest = sorted((tokenizer.token_bytes(id) for id in used), key=lambda token: (-len(token), token))
+    # By length, then by text, so that the same texts always give the same list.
+    shown = [tokenizer.token_bytes(id).decode("utf-8", "replace") for id in used]
+    longest = sorted((text for text in shown if any(map(str.isalpha, text))), key=lambda text: (-len(text), text))
     return TokenizerStatistics(
         vocab_size=tokenizer.vocab_size,
         num_texts=num_texts,
@@ -82,6 +84,6 @@ def tokenizer_statistics(tokenizer: Tokenizer, texts: Iterable[str], *, num_long
         bytes_per_token=num_bytes / num_tokens,
         tokens_per_word=num_tokens / max(num_words, 1),
         vocabulary_used=len(used) / ordinary,
-        longest_tokens=tuple(token.decode("utf-8", "replace") for token in longest[:num_longest]),
+        longest_tokens=tuple(longest[:num_longest]),
         lossy_texts=lossy,
     )
