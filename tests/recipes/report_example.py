@@ -51,6 +51,7 @@ def plan() -> dict[str, Any]:
             "model": {"preset": "qwen3", "hidden_size": 256, "num_hidden_layers": 4},
             "pretrain": {"num_steps": 900, "learning_rate": 0.003, "schedule": "cosine"},
             "sft": {"num_steps": 400, "learning_rate": 0.0006},
+            "execution": {"device": "auto", "precision": "auto", "threads": None, "micro_batch": 8, "compile": False},
         },
         "parameters": 4_198_656,
         "non_embedding_parameters": 3_150_080,

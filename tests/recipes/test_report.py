@@ -146,6 +146,17 @@ def test_how_to_talk_and_repeat(page: Page, run: Path) -> None:
     assert str(run.parent) not in page.text
 
 
+def test_settings_to_repeat_hold_what_the_probe_chose(html: str) -> None:
+    shown = re.search(r"<summary>All settings of the run</summary>\s*<pre>(.*?)</pre>", html, re.DOTALL)
+    assert shown is not None
+    values = json.loads(shown.group(1).replace("&#34;", '"'))
+    asked = example.plan()["settings"]
+    assert values.pop("execution") == {
+        "device": "cpu", "precision": "float32", "threads": 2, "micro_batch": 8, "compile": False,
+    }  # fmt: skip
+    assert values == {key: value for key, value in asked.items() if key != "execution"}
+
+
 def test_numbers_are_right_aligned(html: str) -> None:
     assert '<td class="num short">1.731</td>' in html
     assert '<th scope="col" class="num">bits per byte</th>' in html

@@ -129,18 +129,22 @@ def _inline(svg: str, name: str, title: str) -> Markup:
     body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.DOTALL)
     body = re.sub(r"<style .*?</style>", "", body, flags=re.DOTALL)
     body = re.sub(r"<!--.*?-->\s*", "", body, flags=re.DOTALL)
-    used = set(re.findall(r'url\(#([^)]+)\)|href="#([^"]+)"', body))
-    names = {first or second for first, second in used}
-    body = re.sub(
-        r' id="([^"]*)"', lambda match: f' id="{name}-{match.group(1)}"' if match.group(1) in names else "", body
-    )
-    body = re.sub(r"url\(#([^)]+)\)", rf"url(#{name}-\1)", body)
-    body = re.sub(r'xlink:href="#([^"]+)"', rf'href="#{name}-\1"', body)
-    body = re.sub(r"font(?:-family)?: (?:[^;\"]*px )?'[^;\"]*(?=[;\"])", f"font-size: {FONT_PT:g}px", body)
-    for placeholder, variable in COLOURS.items():
-        body = re.sub(rf"(fill|stroke): {placeholder}\b", rf"\1: var({variable})", body)
+    used = {first or second for first, second in re.findall(r'url\(#([^)]+)\)|href="#([^"]+)"', body)}
+    # Only tags are rewritten: a text that looks like an attribute stays as it is.
+    body = re.sub(r"<[^>]+>", lambda tag: _rewrite_tag(tag.group(), name, used), body)
     head = f'<svg viewBox="{box.group(1) if box else "0 0 100 100"}" role="img" aria-label="{escape(title)}">'
     return Markup(head + body.strip())
+
+
+def _rewrite_tag(tag: str, name: str, used: set[str]) -> str:
+    """Keep only ids that are referred to and make them unique on the page; take colours and fonts from its style."""
+    tag = re.sub(r' id="([^"]*)"', lambda found: f' id="{name}-{found[1]}"' if found[1] in used else "", tag)
+    tag = re.sub(r"url\(#([^)]+)\)", rf"url(#{name}-\1)", tag)
+    tag = re.sub(r'xlink:href="#([^"]+)"', rf'href="#{name}-\1"', tag)
+    tag = re.sub(r"font(?:-family)?: (?:[^;\"]*px )?'[^;\"]*(?=[;\"])", f"font-size: {FONT_PT:g}px", tag)
+    for placeholder, variable in COLOURS.items():
+        tag = re.sub(rf"(fill|stroke): {placeholder}\b", rf"\1: var({variable})", tag)
+    return tag
 
 
 # ------------------------------------------------------------------------------------------------ lines

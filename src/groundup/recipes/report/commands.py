@@ -27,6 +27,16 @@ def seed_of(files: RunFiles) -> int | None:
     return seed if isinstance(seed, int) and not isinstance(seed, bool) else None
 
 
+def repeatable_settings(files: RunFiles) -> Record:
+    """The settings, with what the probe chose in the place of `auto`."""
+    settings = settings_of(files)
+    execution, chosen = table_of(settings.get("execution")), table_of(files.object("plan.json").get("execution"))
+    settled = {
+        key: chosen[key] if value in (None, "auto") and key in chosen else value for key, value in execution.items()
+    }
+    return {**settings, "execution": settled} if settled else settings
+
+
 def given_command(files: RunFiles) -> str:
     """The command of the run, from what was asked for; empty when the plan does not say."""
     asked = files.object("plan.json").get("asked")

@@ -61,7 +61,7 @@ def _finalize(value: Any) -> Any:
 def page_of(files: RunFiles) -> dict[str, Any]:
     """All that the template shows."""
     methods = results.methods_of(files)
-    settings = commands.settings_of(files)
+    settings = commands.repeatable_settings(files)
     return {
         "name": files.name,
         "chat_command": commands.chat_command(files),
