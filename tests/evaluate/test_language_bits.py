@@ -134,5 +134,5 @@ def test_a_damaged_model_is_named_and_not_averaged(tiny_lm) -> None:
     model = tiny_lm()
     with torch.no_grad():
         next(model.parameters())[7] = float("nan")
-    with pytest.raises(DataError, match="document 1 of 3 bits = nan"):
+    with pytest.raises(DataError, match="document 0 of 3 bits = nan"):
         document_bits(model, [[1, 2], [7, 8], [3]], [2, 2, 1], separator_id=256)

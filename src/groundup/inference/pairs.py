@@ -1,0 +1,55 @@
+"""Registers the two loops as a pair: the cached one must give the tokens and log-probabilities of the reference."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from groundup.core.registry import register
+from groundup.core.seeds import seed_for
+from groundup.inference.contracts import LanguageModel
+from groundup.inference.generate import generate, generate_reference
+from groundup.inference.sampling import Sampling
+from groundup.model.presets import preset
+from groundup.model.transformer import build
+
+FAMILIES = ("gpt2", "llama3", "qwen3")
+VOCAB_SIZE = 97
+
+
+def tokens_and_logprobs_reference(model: LanguageModel, ids: list[int], sampling: Sampling) -> tuple[list[int], Tensor]:
+    """Run the reference loop to its end."""
+    steps = list(generate_reference(model, ids, sampling))
+    return [step.token for step in steps], torch.tensor([step.logprob for step in steps])
+
+
+def tokens_and_logprobs(model: LanguageModel, ids: list[int], sampling: Sampling) -> tuple[list[int], Tensor]:
+    """Run the cached loop to its end."""
+    steps = list(generate(model, ids, sampling))
+    return [step.token for step in steps], torch.tensor([step.logprob for step in steps])
+
+
+def _inputs(seed: int) -> tuple[Any, ...]:
+    """A random model of one of three families, a prompt, and greedy or sampled settings."""
+    draw = random.Random(seed_for(seed, "inference.generate"))
+    config = preset(
+        FAMILIES[seed % len(FAMILIES)],
+        vocab_size=VOCAB_SIZE,
+        hidden_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=96,
+        max_position_embeddings=64,
+        # With the published 0.02 a random model is nearly uniform, and its likeliest tokens nearly tie.
+        initializer_range=0.3,
+    )
+    ids = [draw.randrange(VOCAB_SIZE) for _ in range(draw.randint(1, 30))]
+    temperature = draw.choice([0.0, 0.8, 1.0])
+    sampling = Sampling(temperature=temperature, top_p=0.95, max_new_tokens=16, seed=draw.randrange(1000))
+    return build(config, seed=seed), ids, sampling
+
+
+register("inference.generate", tokens_and_logprobs_reference, tokens_and_logprobs, _inputs, 1e-5)
