@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 
 import pytest
-from groundup.tokenizer.chat import DEFAULT_CHAT_TEMPLATE, ChatTemplate, encode_chat
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -24,6 +23,7 @@ from groundup.evaluate.answers import (
 from groundup.evaluate.intervals import wilson
 from groundup.inference.sampling import Sampling
 from groundup.inference.text import stream_text
+from groundup.tokenizer.chat import DEFAULT_CHAT_TEMPLATE, ChatTemplate, encode_chat
 
 
 def question(number: int = 0, answer: str = "None", kind: str = "reading", group: str = "os", **more) -> Question:

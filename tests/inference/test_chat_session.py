@@ -6,11 +6,11 @@ import json
 import logging
 
 import pytest
-from groundup.tokenizer.chat import DEFAULT_CHAT_TEMPLATE, ChatTemplate, encode_chat
 
 from groundup.core.errors import DataError, ModelError, UsageError
 from groundup.inference.sampling import Sampling
 from groundup.inference.session import ChatSession, answer_stop_ids
+from groundup.tokenizer.chat import DEFAULT_CHAT_TEMPLATE, ChatTemplate, encode_chat
 
 TEMPLATE = ChatTemplate(DEFAULT_CHAT_TEMPLATE)
 
