@@ -11,11 +11,10 @@ BIN := $(VENV)/bin
 endif
 
 PY := $(BIN)/python
-PIP := $(PY) -m pip --disable-pip-version-check install --no-build-isolation -c constraints.txt
+# Quiet where the target was installed before: then pip has little to do and much to say.
+PIP = $(PY) -m pip --disable-pip-version-check install $(if $(wildcard $@),--quiet) --no-build-isolation -c constraints.txt
 MANIFEST := pyproject.toml constraints.txt
 PYTEST := $(PY) -m pytest
-
-# Measured with the whole suite on two cores, see docs/adr/0005-test-processes.md.
 PYTEST_ARGS ?=
 
 .PHONY: help test lint unit slow gpu speedrun oracles docs docs-output bench install clean distclean
