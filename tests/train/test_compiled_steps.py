@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -39,6 +40,7 @@ for name, compiled, stops in (("plain", False, False), ("compiled", True, False)
             run.fit()
         except Interrupted:
             assert attempt == 0
+    assert model._compiled_call_impl is None
     results[name] = {"weights": digest(model), "losses": [r["loss"] for r in sink.records if "loss" in r],
                      "graphs": torch._dynamo.utils.counters["stats"]["unique_graphs"]}
     results[name]["hidden"] = model.embed.weight.flatten()[:5].tolist()
@@ -55,8 +57,6 @@ def test_compiled_steps_train_alike_and_resume_bit_for_bit(tmp_path: Path) -> No
         [sys.executable, "-c", SCRIPT, str(tmp_path)], capture_output=True, text=True, env=environment, timeout=600
     )
     assert done.returncode == 0, done.stderr
-    import json
-
     results = json.loads(done.stdout.splitlines()[-1])
     assert results["plain"]["graphs"] == 0
     assert results["compiled"]["graphs"] >= 1, "the compiled run really compiled"

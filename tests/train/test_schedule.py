@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 from itertools import pairwise
 
 import pytest
@@ -73,3 +75,8 @@ def test_config_errors_name_the_values() -> None:
         TrainConfig(learning_rat=1)
     config = TrainConfig(num_steps=7, schedule="wsd")
     assert TrainConfig.from_json(config.to_json()) == config
+
+
+def test_settings_and_schedule_need_no_torch() -> None:
+    script = "import sys, groundup.train.config, groundup.train.schedule; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", script]).returncode == 0

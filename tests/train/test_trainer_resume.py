@@ -309,6 +309,15 @@ def test_resuming_rewinds_the_metrics(tmp_path: Path) -> None:
     assert [r["step"] for r in sink.records] == list(range(1, 21))
 
 
+def test_a_run_killed_before_its_first_checkpoint_begins_its_metrics_again(tmp_path: Path) -> None:
+    sink = ListSink()
+    other = {"stage": "corpus", "step": 1}
+    sink.records = [other, *({"stage": "pretrain", "step": step, "loss": 1.0} for step in (1, 2, 3))]
+    trainer(tmp_path, sink=sink).fit()
+    assert sink.records[0] == other
+    assert [r["step"] for r in sink.records[1:]] == list(range(1, 21))
+
+
 def test_differences_of_nested_values() -> None:
     assert differences({"a": [1, {"b": 2}], "c": 1}, {"a": [1, {"b": 3}], "d": 2}) == [
         "a[1].b was 2, is now 3",

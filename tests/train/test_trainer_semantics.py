@@ -149,6 +149,16 @@ def test_objective_metrics_are_divided_by_the_global_count(tmp_path: Path) -> No
         assert record["rows"] == pytest.approx(8 / Pieces([8]).batch(step).num_targets())
 
 
+def test_a_metric_may_not_hide_one_of_the_trainers(tmp_path: Path) -> None:
+    class Clash:
+        def __call__(self, model: nn.Module, batch: Batch) -> LossSum:
+            loss = next_token_loss(model, batch)
+            return LossSum(loss.total, loss.count, {"grad_norm": 1.0})
+
+    with pytest.raises(TrainingError, match="metric 'grad_norm' has the name of one of the trainer's"):
+        trainer(tmp_path, objective=Clash()).fit()
+
+
 class Poisoned(TinySource):
     """Marks some steps, whose loss the objective below makes non-finite."""
 
@@ -262,14 +272,17 @@ def test_early_stopping_keeps_the_best_weights(tmp_path: Path) -> None:
 
 def test_higher_may_be_better_and_a_nan_is_never_the_best(tmp_path: Path) -> None:
     values = iter([0.5, math.nan, 0.7, 0.6])
+    sink = ListSink()
     result = trainer(
         tmp_path,
+        sink=sink,
         evaluate=lambda model: {"accuracy": next(values)},
         watch="accuracy",
         higher_is_better=True,
         evaluate_every=5,
     ).fit()
     assert (result.best_value, result.best_step) == (0.7, 15)
+    assert [r["evaluation"]["accuracy"] for r in sink.records if "evaluation" in r] == [0.5, None, 0.7, 0.6]
 
 
 def test_watching_a_value_that_is_not_measured(tmp_path: Path) -> None:

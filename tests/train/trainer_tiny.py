@@ -12,6 +12,8 @@ from groundup.core.execution import ExecutionPlan, machine_fingerprint
 from groundup.core.metrics import NullSink
 from groundup.core.seeds import seed_for
 from groundup.data.batch import IGNORE_INDEX, Batch
+from groundup.model.presets import preset
+from groundup.model.transformer import Transformer, build
 from groundup.train.config import TrainConfig
 from groundup.train.objectives import next_token_loss
 from groundup.train.trainer import Trainer
@@ -43,6 +45,12 @@ class TinyModel(nn.Module):
     def logits(self, hidden: Tensor) -> Tensor:
         logits = nn.functional.linear(hidden, self.embed.weight)
         return logits if logits.dtype == torch.float64 else logits.float()
+
+
+def tiny_transformer(family: str = "qwen3", seed: int = 0, **fields: Any) -> Transformer:
+    """A real model of a few thousand parameters."""
+    sizes = {"vocab_size": 50, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+    return build(preset(family, **sizes, max_position_embeddings=32, intermediate_size=24, **fields), seed=seed)
 
 
 class TinySource:

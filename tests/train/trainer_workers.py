@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from trainer_tiny import ListSink, TinyModel, TinySource, evaluate, plan, trainer, weights_of
+from trainer_tiny import ListSink, TinyModel, TinySource, evaluate, plan, tiny_transformer, trainer, weights_of
 
 from groundup.core.errors import Interrupted, TrainingError
 from groundup.core.interrupt import StopRequest
@@ -38,12 +38,14 @@ def run(
     sharded: bool = False,
     ragged: bool | None = None,
     stop_at: int | None = None,
+    real: bool = False,
     **options: Any,
 ) -> None:
     """Train from the same start on however many processes there are; rank 0 writes weights and records."""
     rank, world_size = rank_and_world_size()
     stop = StopRequest()
-    model = TinyModel().to(dtype)
+    make = tiny_transformer if real else TinyModel
+    model = make().to(dtype)
     sink = ListSink()
     ragged = not sharded if ragged is None else ragged
     source = Uneven(stop, stop_at, ragged, batch_size=8, micro_batch=2, rank=rank, world_size=world_size)
@@ -67,7 +69,7 @@ def run(
         return
     if rank == 0:
         (folder / "records.json").write_text(json.dumps(sink.records))
-        best = TinyModel(seed=1).to(dtype)
+        best = make(seed=1).to(dtype)
         training.load_best(best)
         save_file(weights_of(best), folder / "best.safetensors")
     elif sink.records:
@@ -80,6 +82,8 @@ def all_cases(folder: Path) -> None:
         name = str(dtype).removeprefix("torch.")
         run(folder / f"ddp-{name}", dtype)
         run(folder / f"fsdp-{name}", dtype, sharded=True)
+    for sharded in (False, True):
+        run(folder / f"{'fsdp' if sharded else 'ddp'}-transformer", torch.float64, sharded=sharded, real=True)
     try:
         run(folder / "ragged", torch.float32, sharded=True, ragged=True)
     except TrainingError as error:

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from groundup.core.files import explain_write_error
+from groundup.core.files import explain_write_error, write_bytes, write_text
 
 
 @runtime_checkable
@@ -30,7 +30,7 @@ class JsonlSink:
             data = path.read_bytes()
             whole = data[: data.rfind(b"\n") + 1]
             if len(whole) != len(data):
-                path.write_bytes(whole)
+                write_bytes(path, whole)
 
     def write(self, record: dict[str, Any]) -> None:
         try:
@@ -42,7 +42,7 @@ class JsonlSink:
     def rewind(self, stage: str, step: int) -> None:
         """Drop the records of `stage` after `step`, which a resumed run is about to write again."""
         kept = [r for r in read_jsonl(self.path) if r.get("stage") != stage or r.get("step", -1) <= step]
-        self.path.write_text("".join(json.dumps(r, ensure_ascii=False) + "\n" for r in kept), encoding="utf-8")
+        write_text(self.path, "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in kept))
 
 
 class NullSink:

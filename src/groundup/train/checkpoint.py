@@ -144,13 +144,15 @@ class CheckpointStore:
         Raises:
             CheckpointError: when it is damaged.
         """
-        self.verify(step)
+        weights = self.read_weights(step)
         folder = self.path(step)
-        try:
-            model, optimizer = load_file(folder / "model.safetensors"), load_file(folder / "optimizer.safetensors")
-        except (SafetensorError, OSError) as error:
-            raise CheckpointError(f"{folder} cannot be read: {error}") from None
-        return Checkpoint(step, model, optimizer, dict(read_json(folder / "state.json", CheckpointError)))
+        state = dict(read_json(folder / "state.json", CheckpointError))
+        return Checkpoint(step, weights, _load_tensors(folder / "optimizer.safetensors"), state)
+
+    def read_weights(self, step: int) -> Tensors:
+        """Verify a checkpoint and read the model's part of it; CheckpointError when it is damaged."""
+        self.verify(step)
+        return _load_tensors(self.path(step) / "model.safetensors")
 
     def newest_intact(self) -> int | None:
         """The step to go on from: what `latest` names, else the newest that is intact; None when there is none yet.
@@ -205,3 +207,10 @@ def _save_tensors(path: Path, tensors: Tensors) -> None:
         raise OSError(int(code[1]), os.strerror(int(code[1])), str(path)) from error
     with path.open("rb+") as file:
         os.fsync(file.fileno())
+
+
+def _load_tensors(path: Path) -> Tensors:
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from None

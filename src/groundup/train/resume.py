@@ -106,5 +106,5 @@ def load_best(folder: Path, model: nn.Module) -> int:
         raise CheckpointError(f"there are no checkpoints in {store.folder}")
     best = read_json(store.path(newest) / "state.json", CheckpointError).get("best_step")
     step = newest if best is None else int(best)
-    copy_weights(store.read(step).model, model)
+    copy_weights(store.read_weights(step), model)
     return step

@@ -166,6 +166,8 @@ class Trainer:
             )
             if step is not None:
                 self._resume(step)
+            if self.parallel.rank == 0:  # also at step 0: the run may have been killed before its first checkpoint
+                self.sink.rewind(self.stage, self.progress.step)
             try:
                 if self.progress.ended is None:
                     self._train()
@@ -285,17 +287,20 @@ class Trainer:
             progress.last_loss = update.loss
         if progress.step == self.config.num_steps:
             progress.ended = "steps"
-        self._write(
-            {
-                "loss": update.loss if update.finite else None,
-                "lr": rate,
-                "grad_norm": update.grad_norm if update.finite else None,
-                "tokens": progress.tokens,
-                "tokens_per_s": round(tokens_per_s, 1),
-                **update.metrics,
-                **({} if update.finite else {"skipped": True}),
-            }
-        )
+        record: dict[str, Any] = {
+            "loss": update.loss if update.finite else None,
+            "lr": rate,
+            "grad_norm": update.grad_norm if update.finite else None,
+            "tokens": progress.tokens,
+            "tokens_per_s": round(tokens_per_s, 1),
+            **({} if update.finite else {"skipped": True}),
+        }
+        clashes = sorted(update.metrics.keys() & (record.keys() | {"stage", "step", "elapsed_s", "skipped"}))
+        if clashes:
+            raise TrainingError(
+                f"the objective's metric {clashes[0]!r} has the name of one of the trainer's: rename it"
+            )
+        self._write(record | {name: _finite(value) for name, value in update.metrics.items()})
 
     def _write(self, record: dict[str, Any]) -> None:
         if self.parallel.rank == 0:
@@ -315,7 +320,7 @@ class Trainer:
             raise TrainingError(f"the evaluation has no value {self.watch!r}{suggest(self.watch, tuple(values))}")
         # Each process measured; the first one's number decides for all, so that all do the same.
         value = self.parallel.sum([values[self.watch] if self.parallel.rank == 0 else 0.0])[0]
-        self._write({"evaluation": values})
+        self._write({"evaluation": {name: _finite(measured) for name, measured in values.items()}})
         best = progress.best_value
         improved = math.isfinite(value) and (best is None or (value > best if self.higher_is_better else value < best))
         if improved:
@@ -383,8 +388,6 @@ class Trainer:
         self.progress = Progress(**{name: state[name] for name in asdict(self.progress)})
         if self.progress.step != step:
             raise CheckpointError(f"{self.store.path(step)} holds the state of step {self.progress.step}")
-        if self.parallel.rank == 0:
-            self.sink.rewind(self.stage, step)
         log.info("%s goes on from update %d in %s", self.stage, step, self.store.path(step))
 
     def _result(self) -> TrainResult:
@@ -392,6 +395,11 @@ class Trainer:
         return TrainResult(
             p.step, p.elapsed_s, p.tokens, p.best_value, p.best_step, p.ended or "steps", skipped=p.skipped
         )
+
+
+def _finite(value: float) -> float | None:
+    """JSON has no word for infinity and not-a-number."""
+    return value if math.isfinite(value) else None
 
 
 def _moved(micro_batch: Any, device: str) -> Any:
