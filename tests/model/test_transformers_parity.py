@@ -244,7 +244,9 @@ def test_sharded_files_and_names_without_prefix(tmp_path: Path, ids: Callable[..
         ("qwen3", {"use_sliding_window": True}, "use_sliding_window = True is not known here"),
         ("qwen3", {"layer_types": ["full_attention", "sliding_attention"]}, "sliding_attention"),
         ("gpt2", {"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx = True"),
-        ("gpt2", {"activation_function": "mish"}, "activation"),
+        ("gpt2", {"activation_function": "mish"}, r"activation 'mish' is not known here \(known: gelu_new,"),
+        ("gpt2", {"n_embd": "wide"}, r"(?s)does not describe a model.*wide"),
+        ("gpt2", {"activation_function": ["silu"]}, "activation"),
         (
             "gpt2",
             {"model_type": "mamba"},

@@ -10,10 +10,11 @@ import inspect
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 from groundup.core.errors import ConfigError, ModelError
 from groundup.model.config import (
+    Activation,
     AttentionConfig,
     DenseMLPConfig,
     GatedMLPConfig,
@@ -182,7 +183,7 @@ _ABSENT: dict[str, dict[str, Any]] = {
     "llama": {"tie_word_embeddings": False, "rms_norm_eps": 1e-6, "max_position_embeddings": 2048, "rope_theta": 1e4},
     "qwen3": {"tie_word_embeddings": False, "rms_norm_eps": 1e-6, "max_position_embeddings": 32768, "rope_theta": 1e4},
 }
-_ACTIVATIONS = {"gelu_pytorch_tanh": "gelu_new", "gelu_new": "gelu_new", "swish": "silu"}
+_ALIASES = {"gelu_pytorch_tanh": "gelu_new", "swish": "silu"}
 
 
 def model_type(config: TransformerConfig) -> str:
@@ -281,7 +282,10 @@ def _preset_fields(name: str, family: Family, values: dict[str, Any]) -> dict[st
                 fields[theirs[key]] = tuple(value) if isinstance(value, list) else value
         elif key not in _INERT:
             log.warning("config.json: the key %r (%r) is not known here and was left out", key, value)
-    fields["hidden_act"] = _ACTIVATIONS.get(fields.get("hidden_act", "silu"), fields.get("hidden_act", "silu"))
+    activation = fields.get("hidden_act", "silu")
+    fields["hidden_act"] = _ALIASES.get(activation, activation)
+    if fields["hidden_act"] not in get_args(Activation):
+        raise ModelError(f"the activation {activation!r} is not known here (known: {', '.join(get_args(Activation))})")
     return fields
 
 

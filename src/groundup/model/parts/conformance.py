@@ -160,8 +160,10 @@ def _check_gradient(part: nn.Module, x: Tensor, name: str) -> None:
     leaf = x.clone().requires_grad_()
     with torch.enable_grad():
         result = part(leaf, _context(LENGTH))
-        if not result.requires_grad:
-            raise ModelError(f"{name} passes no gradient back to its input")
-        (gradient,) = torch.autograd.grad(result.square().sum(), leaf)
+        gradient = None
+        if result.requires_grad:
+            (gradient,) = torch.autograd.grad(result.square().sum(), leaf, allow_unused=True)
+    if gradient is None or not bool(gradient.any()):
+        raise ModelError(f"{name} passes no gradient back to its input")
     if not bool(torch.isfinite(gradient).all()):
         raise ModelError(f"{name} has a gradient that is not finite")
