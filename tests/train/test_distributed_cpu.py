@@ -74,7 +74,7 @@ def test_shards_need_equal_numbers_of_micro_batches(two: Path) -> None:
 
 
 def test_a_failing_process_is_reported_with_its_error(tmp_path: Path) -> None:
-    with pytest.raises(TrainingError, match=r"one of 2 training processes failed(?s:.)*nothing works in .*"):
+    with pytest.raises(TrainingError, match=r"one of 2 training processes failed: process 1(?s:.)*nothing works in .*"):
         launch(fails_on_the_second, 2, tmp_path)
     with pytest.raises(UsageError, match=r"world_size \(0\) must be at least 1"):
         launch(fails_on_the_second, 0, tmp_path)

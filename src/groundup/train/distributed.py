@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import tempfile
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -47,27 +50,41 @@ def process_group(device: str = "cpu") -> Iterator[tuple[int, int]]:
         dist.destroy_process_group()
 
 
-def launch(worker: Callable[..., None], world_size: int, *args: Any) -> None:
+def launch(worker: Callable[..., None], world_size: int, *args: Any, device: str = "cpu") -> None:
     """Run `worker(*args)` in `world_size` spawned processes of this machine, each inside its `process_group`.
 
     Args:
         worker: a function at the top level of a module (it is sent by name).
         args: sent to every process, so they must be picklable.
+        device: as in `process_group`.
 
     Raises:
-        TrainingError: when a process failed, with its traceback.
+        TrainingError: when a process failed, with the traceback of the first that did.
     """
     if world_size < 1:
         raise UsageError(f"world_size ({world_size}) must be at least 1")
     from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException, spawn
 
-    try:
-        spawn(_launched, args=(worker, world_size, _free_port(), args), nprocs=world_size)  # type: ignore[no-untyped-call]
-    except (ProcessRaisedException, ProcessExitedException) as error:
-        raise TrainingError(f"one of {world_size} training processes failed: {error}") from error
+    with tempfile.TemporaryDirectory() as folder:
+        sent = (worker, world_size, device, _free_port(), Path(folder), args)
+        try:
+            spawn(_launched, args=sent, nprocs=world_size)  # type: ignore[no-untyped-call]
+        except (ProcessExitedException, ProcessRaisedException) as error:
+            # The first to fail is the cause; the others then fail because they lost it.
+            failures = sorted(Path(folder).iterdir(), key=lambda path: path.stat().st_mtime_ns)
+            reason = failures[0].read_text(encoding="utf-8") if failures else str(error)
+            raise TrainingError(f"one of {world_size} training processes failed: {reason}") from error
 
 
-def _launched(rank: int, worker: Callable[..., None], world_size: int, port: int, args: tuple[Any, ...]) -> None:
+def _launched(
+    rank: int,
+    worker: Callable[..., None],
+    world_size: int,
+    device: str,
+    port: int,
+    failures: Path,
+    args: tuple[Any, ...],
+) -> None:
     os.environ.update(
         RANK=str(rank),
         LOCAL_RANK=str(rank),
@@ -75,8 +92,13 @@ def _launched(rank: int, worker: Callable[..., None], world_size: int, port: int
         MASTER_ADDR="127.0.0.1",
         MASTER_PORT=str(port),
     )
-    with process_group():
-        worker(*args)
+    with process_group(device):
+        try:
+            worker(*args)
+        except BaseException:
+            # Before the group is left, so that it is older than the failures that follow from leaving.
+            (failures / f"{rank}.txt").write_text(f"process {rank}\n{traceback.format_exc()}", encoding="utf-8")
+            raise
 
 
 def _free_port() -> int:
