@@ -304,6 +304,8 @@ def lineage(parent: str | None, recipe: str) -> dict[str, Any]:
         "licenses": {"PSF-2.0": 4696},
         "data_sha256": {"train": "5f" * 32, "validation": "6a" * 32, "test": "7b" * 32},
         "stage": recipe,
+        "settings": {"num_steps": 900},
+        "execution": {**plan()["execution"], "precision": "bfloat16" if recipe == "pretrain" else "float32"},
         "seed": 7,
         "versions": {"groundup": "0.1.0", "torch": "2.13.0+cpu", "python": "3.12.3", "numpy": "2.3.1"},
     }

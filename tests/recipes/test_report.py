@@ -152,9 +152,18 @@ def test_settings_to_repeat_hold_what_the_probe_chose(html: str) -> None:
     values = json.loads(shown.group(1).replace("&#34;", '"'))
     asked = example.plan()["settings"]
     assert values.pop("execution") == {
-        "device": "cpu", "precision": "float32", "threads": 2, "micro_batch": 8, "compile": False,
+        "device": "cpu", "precision": "bfloat16", "threads": 2, "micro_batch": 8, "compile": False,
     }  # fmt: skip
     assert values == {key: value for key, value in asked.items() if key != "execution"}
+
+
+def test_what_ran_otherwise_than_planned_is_said(page: Page, run: Path, tmp_path: Path) -> None:
+    assert "execution: precision bfloat16 in pretraining, float32 in tuning" in page.text
+    plan = example.plan()
+    plan["execution"] |= {"precision": "float64", "threads": 3}
+    text = page_of(changed(tmp_path, run, "plan.json", plan)).text
+    assert "execution: precision bfloat16 in pretraining, float32 in tuning (planned: float64)" in text
+    assert "execution: threads 2 (planned: 3)" in text
 
 
 def test_numbers_are_right_aligned(html: str) -> None:
@@ -387,3 +396,17 @@ def test_losses_that_are_not_finite_or_constant(tmp_path: Path, run: Path) -> No
     page = page_of(changed(tmp_path, run, "metrics.jsonl", rows))
     assert_sound(page)
     assert "4 updates" not in page.text and "3 updates" in page.text
+
+
+def test_running_means_do_not_bend_at_the_ends() -> None:
+    import numpy as np
+
+    from groundup.recipes.report.charts import _running_mean, _running_median
+
+    values = np.array([9.0, 1.0, 2.0, 3.0, 4.0, 5.0, 105.0])
+    assert _running_mean(values, 2)[0] == 9.0
+    assert _running_mean(values, 2)[1] == pytest.approx(4.0)
+    assert _running_mean(values, 2)[3] == pytest.approx(3.0)
+    assert _running_mean(values, 2)[6] == pytest.approx(38.0)
+    assert _running_median(values, 2)[6] == 5.0
+    assert len(_running_mean(np.array([1.0]), 1)) == 1

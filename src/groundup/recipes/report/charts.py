@@ -161,10 +161,11 @@ def loss_chart(name: str, title: str, train: Series, validation: Series) -> Mark
                 label="held-out (validation)", zorder=4,
             )  # fmt: skip
             best = int(np.argmin(validation.values))
+            side = "right" if validation.steps[best] > 0.8 * validation.steps[-1] else "center"
             axes.annotate(
                 f"lowest {significant(validation.values[best])}",
                 (validation.steps[best], validation.values[best]),
-                xytext=(0, 9), textcoords="offset points", ha="center", va="bottom", color=INK, fontsize=FONT_PT,
+                xytext=(0, 9), textcoords="offset points", ha=side, va="bottom", color=INK, fontsize=FONT_PT,
             )  # fmt: skip
         axes.set_ylabel("loss (nats per token)")
         _over_updates(axes)
@@ -232,17 +233,26 @@ def _binned(series: Series) -> tuple[FloatArray, FloatArray, NDArray[np.int64]]:
 
 
 def _running_mean(values: FloatArray, window: int) -> FloatArray:
-    """Mean of as many neighbours on both sides, fewer near the ends: it does not lag as a trailing mean does."""
+    """Mean of the neighbours on both sides: it does not lag as a trailing mean does."""
     sums = np.concatenate([[0.0], np.cumsum(values)])
-    index = np.arange(len(values))
-    reach = np.minimum(window, np.minimum(index, len(values) - 1 - index))
-    return np.asarray((sums[index + reach + 1] - sums[index - reach]) / (2 * reach + 1))
+    low, high = _neighbours(len(values), window)
+    return np.asarray((sums[high] - sums[low]) / (high - low))
 
 
 def _running_median(values: FloatArray, window: int) -> FloatArray:
     """The same with the median."""
-    reach = [min(window, index, len(values) - 1 - index) for index in range(len(values))]
-    return np.array([np.median(values[i - r : i + r + 1]) for i, r in enumerate(reach)])
+    return np.array([np.median(values[a:b]) for a, b in zip(*_neighbours(len(values), window), strict=True)])
+
+
+def _neighbours(count: int, window: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """First and last (exclusive) neighbour of each point.
+
+    At the beginning, where curves are steep, as few on the right as there are on the left, so that the start is not
+    lowered; at the end, where they are flat, all on the left, so that the last point alone does not bend the line.
+    """
+    index = np.arange(count, dtype=np.int64)
+    right = np.minimum(window, np.minimum(index, count - 1 - index))
+    return np.maximum(0, index - window), index + right + 1
 
 
 def _over_updates(axes: Axes) -> None:

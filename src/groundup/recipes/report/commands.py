@@ -28,13 +28,24 @@ def seed_of(files: RunFiles) -> int | None:
 
 
 def repeatable_settings(files: RunFiles) -> Record:
-    """The settings, with what the probe chose in the place of `auto`."""
+    """The settings, with what was chosen for pretraining in the place of `auto`."""
     settings = settings_of(files)
-    execution, chosen = table_of(settings.get("execution")), table_of(files.object("plan.json").get("execution"))
+    execution = table_of(settings.get("execution"))
+    chosen = {key: planned if used is None else used for key, (planned, used, _) in execution_of(files).items()}
     settled = {
         key: chosen[key] if value in (None, "auto") and key in chosen else value for key, value in execution.items()
     }
     return {**settings, "execution": settled} if settled else settings
+
+
+def execution_of(files: RunFiles) -> dict[str, tuple[Any, Any, Any]]:
+    """How the arithmetic ran: key -> (as planned, in pretraining, in tuning), None where a file does not say."""
+    tables = [
+        table_of(files.object(name).get("execution"))
+        for name in ("plan.json", "base/lineage.json", "chat/lineage.json")
+    ]
+    keys = dict.fromkeys(key for table in tables for key in table)
+    return {key: (tables[0].get(key), tables[1].get(key), tables[2].get(key)) for key in keys}
 
 
 def given_command(files: RunFiles) -> str:

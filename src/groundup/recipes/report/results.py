@@ -292,8 +292,13 @@ def _answer_view(record: Record) -> dict[str, Any]:
         "group": label(record.get("group", ""), 60),
         "turns": turns,
         "expected": _text(record.get("expected")),
-        "answers": [(name, _text(record[name])) for name in ("chat", "base", "copy") if record.get(name) is not None],
+        "answers": [(name, _text(record[name])) for name in ("chat", "base", "copy") if _is_given(record, name)],
     }
+
+
+def _is_given(record: Record, name: str) -> bool:
+    """A model may answer with nothing; the span baseline then was not asked."""
+    return record.get(name) is not None and (name != "copy" or record[name] != "")
 
 
 def _text(value: object) -> str:
@@ -351,10 +356,10 @@ def answers_sentence(files: RunFiles) -> str:
     if not parts:
         return ""
     text = f"After tuning it answers {listed(parts)} right."
-    for group in groups:
-        for difference in differences_about(files, str(group)):
-            if not difference.told:
-                text += f" The difference “{difference.name}” {NOT_TOLD}."
+    found = [difference for group in groups for difference in differences_about(files, str(group))]
+    unclear = [f"“{difference.name}”" for difference in found if not difference.told]
+    if unclear:
+        text += f" The difference{'s' if len(unclear) > 1 else ''} {listed(unclear)} {NOT_TOLD}."
     return text
 
 

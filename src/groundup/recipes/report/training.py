@@ -8,6 +8,7 @@ from typing import Any
 
 from groundup.data.document import SPLITS
 from groundup.recipes.report.charts import Series, line_chart, loss_chart
+from groundup.recipes.report.commands import execution_of
 from groundup.recipes.report.folder import Record, RunFiles, flatten, rows_of, table_of
 from groundup.recipes.report.tables import Chart, Table, plain
 from groundup.recipes.report.words import (
@@ -109,8 +110,14 @@ def plan_facts(files: RunFiles) -> Table:
     for name, key, words in rows:
         if number(plan.get(key)) is not None:
             table.add(name, words(plan[key]))
-    for key, item in flatten(table_of(plan.get("execution"))):
-        table.add(f"execution: {key.replace('_', ' ')}", label(plain(item), 90))
+    for key, (planned, base, chat) in execution_of(files).items():
+        used = [value for value in (base, chat) if value is not None]
+        text = " in pretraining, ".join(label(plain(value), 90) for value in used[: 1 if base == chat else 2])
+        if len(used) == 2 and base != chat:
+            text += " in tuning"
+        if used and planned is not None and planned not in used:
+            text += f" (planned: {label(plain(planned), 90)})"
+        table.add(f"execution: {label(key).replace('_', ' ')}", text or label(plain(planned), 90))
     return table
 
 
