@@ -18,7 +18,7 @@ def test_the_registry_is_filled() -> None:
 
 @pytest.mark.parametrize("entry", PAIRS.values(), ids=list(PAIRS))
 def test_fast_equals_reference(entry: Pair) -> None:
-    validate(entry, seeds=(0, 1, 2, 3, 1001))
+    validate(entry, seeds=(0, 1, 1001))
 
 
 @pytest.mark.parametrize("entry", PAIRS.values(), ids=list(PAIRS))

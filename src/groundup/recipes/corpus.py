@@ -79,6 +79,7 @@ def make_examples(corpus: Corpus, source: str, *, seed: int) -> ChatSets:
 
 
 def write_examples(sets: ChatSets, folder: Path) -> None:
+    """Write each split's examples to `folder/SPLIT.jsonl`."""
     for split in SPLITS:
         with atomic_write(folder / f"{split}.jsonl") as file:
             for example in getattr(sets, split):

@@ -18,11 +18,13 @@ def settings_of(files: RunFiles) -> Record:
 
 
 def source_of(files: RunFiles) -> str:
+    """The source that the run read, empty when the plan does not say."""
     source = table_of(settings_of(files).get("corpus")).get("source")
     return source if isinstance(source, str) else ""
 
 
 def seed_of(files: RunFiles) -> int | None:
+    """The run's seed, None when the plan does not say."""
     seed = settings_of(files).get("seed")
     return seed if isinstance(seed, int) and not isinstance(seed, bool) else None
 

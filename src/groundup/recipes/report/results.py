@@ -100,6 +100,7 @@ def methods_of(files: RunFiles) -> list[Record]:
 
 
 def language_chart(methods: list[Record]) -> Chart:
+    """Bits per byte of the model and of the baselines, as bars with their intervals."""
     groups = []
     for method in methods:
         colour = CHAT if method["kind"] == "model" else OTHER
@@ -113,6 +114,7 @@ def language_chart(methods: list[Record]) -> Chart:
 
 
 def language_table(files: RunFiles, methods: list[Record]) -> Table:
+    """The numbers of the chart, with size and remark."""
     facts = files.object("eval/language.json")
     parts = [
         f"{decimal(facts[key], 0)} {words}"
@@ -137,6 +139,7 @@ def language_table(files: RunFiles, methods: list[Record]) -> Table:
 
 
 def language_differences(files: RunFiles) -> list[Difference]:
+    """The paired differences of bits per byte that were computed."""
     entries = rows_of(files.object("eval/language.json").get("differences"))
     return [read_difference(entry, shares=False) for entry in entries]
 
@@ -205,6 +208,7 @@ def _accuracy_bar(model: str, score: Record) -> Bar:
 
 
 def answers_table(files: RunFiles) -> Table:
+    """Right answers of each model for each kind of question."""
     models = answer_models(files)
     table = Table(
         "Right answers, and in brackets the 95% interval. An answer is right only when it equals the expected one "
@@ -253,6 +257,7 @@ def _overlap(first: Record, second: Record) -> bool:
 
 
 def answer_differences(files: RunFiles) -> list[Difference]:
+    """The paired differences of shares of right answers that were computed."""
     return [
         read_difference(entry, shares=True) for entry in rows_of(files.object("eval/answers.json").get("differences"))
     ]

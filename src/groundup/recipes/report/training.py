@@ -153,6 +153,7 @@ def corpus_tables(files: RunFiles) -> list[Table]:
 
 
 def corpus_text(files: RunFiles) -> str:
+    """A sentence on the documents that occurred more than once."""
     manifest = files.object("corpus/corpus.json")
     dropped = number(manifest.get("duplicates_dropped"))
     if dropped is None:

@@ -157,6 +157,7 @@ def duration(value: Any) -> str:
 
 
 def percent(value: Any) -> str:
+    """A share as a whole percentage: 0.674 as 67%."""
     known = number(value)
     return NOTHING if known is None else f"{100 * known:.0f}%"
 
