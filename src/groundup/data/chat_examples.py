@@ -4,7 +4,8 @@ Two kinds are scored. *Reading*: a passage or signature stands in the prompt and
 model that has learned to read answers about text it never saw. *Recall*: nothing stands in the prompt; the answer
 must come from the weights. Wordings and asked names are held out from tuning, and reading is tested on whole
 held-out groups. A third kind, *repeat*, is an exercise only: copying a passage word for word is what makes a small
-model look back at its prompt at all (docs/experiments.md has the runs without it).
+model look back at its prompt at all. A reading answer begins with what was asked about (`width=70`), which is the form
+that a small model learns to copy first (docs/experiments.md).
 """
 
 from __future__ import annotations
@@ -42,14 +43,22 @@ class ChatExample:
         kind: `reading.default`, `recall.module`, ...
         group: the document group the text comes from (the unit of the split and of the intervals).
         answer: the last assistant turn.
-        candidates: for reading, the spans of the same sort that stand in the prompt, in order, `answer` among them.
+        lead: the part of a reading answer that repeats the question (`width=`); what follows is the span asked for.
+        candidates: for reading, the spans of the same sort that stand in the prompt, in order, the right one among
+            them.
     """
 
     messages: list[Message]
     kind: str
     group: str
     answer: str
+    lead: str = ""
     candidates: tuple[str, ...] = ()
+
+    @property
+    def span(self) -> str:
+        """The answer without the part that repeats the question."""
+        return self.answer[len(self.lead) :]
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -88,13 +97,13 @@ WORDINGS: dict[str, list[str]] = {
         "Signature: {p}\nName the parameter after {x}.",
         "Look at {p}. What is the next parameter after {x}?",
     ],
-    "reading.sentence": [
-        "{p}\n\nWhich sentence has the word {x}?",
-        "Read this.\n\n{p}\n\nQuote the sentence with {x}.",
-        "Which sentence of this text says {x}?\n\n{p}",
-        "{p}\n\nWhat does the text say about {x}?",
-        "Text: {p}\nGive me the sentence that has {x} in it.",
-        "Here is a text: {p}\nWhere does it speak of {x}?",
+    "reading.quote": [
+        "{p}\n\nQuote from {x} to the end of the sentence.",
+        "Read this.\n\n{p}\n\nWhat does it say from {x} on?",
+        "Which words follow from {x} to the end of its sentence?\n\n{p}",
+        "{p}\n\nGo on from {x} to the full stop.",
+        "Text: {p}\nGive me the rest of the sentence from {x} on.",
+        "Here is a text: {p}\nHow does the sentence end, from {x} on?",
     ],
     "reading.next_word": [
         "{p}\n\nWhich word comes after {x}?",
@@ -212,11 +221,12 @@ def _example(
     wordings: dict[str, list[str]],
     random: Random,
     passage: str = "",
+    lead: str = "",
     candidates: tuple[str, ...] = (),
 ) -> ChatExample:
     question = random.choice(wordings[kind]).replace("{x}", asked).replace("{p}", passage)
     messages = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
-    return ChatExample(messages=messages, kind=kind, group=group, answer=answer, candidates=candidates)
+    return ChatExample(messages=messages, kind=kind, group=group, answer=answer, lead=lead, candidates=candidates)
 
 
 def _reading_of_signatures(
@@ -251,33 +261,31 @@ def _questions_on(
     """In tuning one question of each kind, sometimes with a second turn; in scoring one for each parameter."""
     with_default = [(p, d) for p, d in parameters if d is not None and len(d) <= 40]
     defaults = tuple(d for _, d in with_default)
-    names = [p for p, _ in parameters if p != "*"]
     if len(with_default) >= 2:
         asked = random.sample(with_default, 2) if split == "train" else with_default
         questions = [
-            _example("reading.default", group, name, value, wordings, random, signature, defaults)
+            _example(
+                "reading.default", group, name, f"{name}={value}", wordings, random, signature, f"{name}=", defaults
+            )
             for name, value in asked
         ]
         if split == "train":
-            (name, value), first = asked[1], questions[0]
-            questions = [first]
-            if random.random() < 0.3:
-                follow = [{"role": "user", "content": f"And {name}?"}, {"role": "assistant", "content": value}]
-                questions = [ChatExample(**{**_fields(first), "messages": first.messages + follow, "answer": value})]
+            first, second = questions
+            follow = [{"role": "user", "content": f"And {asked[1][0]}?"}, second.messages[-1]]
+            joined = ChatExample(**{**_fields(second), "messages": first.messages + follow})
+            questions = [joined if random.random() < 0.3 else first]
         yield from questions
+    named = [(p, d) for p, d in parameters if p != "*"]
+    names = tuple(p for p, _ in named)
     if len(names) >= 3:
         indices = [random.randrange(len(names) - 1)] if split == "train" else range(len(names) - 1)
         for index in indices:
-            yield _example(
-                "reading.next_parameter",
-                group,
-                names[index],
-                names[index + 1],
-                wordings,
-                random,
-                signature,
-                tuple(names),
-            )
+            (name, default), following = named[index], names[index + 1]
+            lead = (name if default is None else f"{name}={default}") + ", "
+            if lead + following in signature:
+                yield _example(
+                    "reading.next_parameter", group, name, lead + following, wordings, random, signature, lead, names
+                )
 
 
 def _mixed_parameters(entry: Entry, pool: list[tuple[str, str | None]], random: Random) -> list[tuple[str, str | None]]:
@@ -296,18 +304,20 @@ def _reading_of_passages(
 ) -> Iterator[ChatExample]:
     for document in documents:
         for passage in _passages(document.text)[:PASSAGES_OF_A_DOCUMENT]:
-            sentences = _sentences(passage)
             for _ in range(QUESTIONS_OF_A_PASSAGE[split]):
-                asked = _word_of_one_sentence(sentences, random) if len(sentences) >= 3 else None
-                if asked is not None:
-                    word, answer = asked
+                quote = _quotation(_sentences(passage), random)
+                if quote is not None:
+                    word, tail, tails = quote
                     yield _example(
-                        "reading.sentence", document.group, word, answer, wordings, random, passage, tuple(sentences)
+                        "reading.quote", document.group, word, word + tail, wordings, random, passage, word, tails
                     )
                 pair = _word_after(passage, random)
                 if pair is not None:
-                    word, answer, spans = pair
-                    yield _example("reading.next_word", document.group, word, answer, wordings, random, passage, spans)
+                    word, following, spans = pair
+                    yield _example(
+                        "reading.next_word", document.group, word, f"{word} {following}", wordings, random, passage,
+                        f"{word} ", spans,
+                    )  # fmt: skip
             if split == "train":
                 yield _example("repeat", document.group, "", passage, wordings, random, passage)
 
@@ -342,15 +352,27 @@ def _sentences(passage: str) -> list[str]:
     return [s for s in re.split(r"(?<=[.!?])\s+(?=[A-Z\"'`(])", passage) if s]
 
 
-def _word_of_one_sentence(sentences: list[str], random: Random) -> tuple[str, str] | None:
-    """A word of five letters or more that stands in exactly one sentence, with that sentence."""
-    options = []
+def _quotation(sentences: list[str], random: Random) -> tuple[str, str, tuple[str, ...]] | None:
+    """A word that occurs once, the rest of its sentence, and the tails of all sentences as candidates."""
+    if len(sentences) < 2:
+        return None
+    whole = " ".join(sentences)
+    tails: list[str] = []
+    options: list[tuple[str, str, int]] = []
     for index, sentence in enumerate(sentences):
-        others = " ".join(sentences[:index] + sentences[index + 1 :]).lower()
-        words = [w for w in re.findall(r"[A-Za-z_]{5,}", sentence) if w.lower() not in others]
-        if words and len(sentence) <= MAX_ANSWER_CHARS:
-            options.append((random.choice(words), sentence))
-    return random.choice(options) if options else None
+        words = [m for m in re.finditer(r"(?<![\w.])[A-Za-z]{4,}\b", sentence) if len(sentence) - m.end() >= 12]
+        usable = [m for m in words if len(re.findall(rf"\b{m.group()}\b", whole)) == 1]
+        if not words:
+            continue
+        chosen = random.choice(usable or words)
+        tail = sentence[chosen.end() :]
+        tails.append(tail)
+        if usable and len(tail) <= MAX_ANSWER_CHARS:
+            options.append((chosen.group(), tail, index))
+    if not options or len(tails) < 2:
+        return None
+    word, tail, _ = random.choice(options)
+    return word, tail, tuple(tails)
 
 
 def _word_after(passage: str, random: Random) -> tuple[str, str, tuple[str, ...]] | None:
@@ -434,10 +456,11 @@ SpanRule = Callable[[ChatExample], str]
 
 
 def copy_baseline(train: Sequence[ChatExample], test: Sequence[ChatExample]) -> list[str]:
-    """Answer each reading question by copying the most likely span of its prompt, without looking at the question.
+    """Answer each reading question by copying the most likely span of its prompt, without looking for the right one.
 
-    For each kind the rule (first, second, last, longest, shortest span, or the candidate that is most often the
-    answer in tuning) is the one that does best on the tuning examples.
+    The part of the answer that repeats the question is given to the baseline. For each kind the rule (first, second,
+    last, longest, shortest span, or the candidate that is most often right in tuning) is the one that does best on
+    the tuning examples.
 
     Returns:
         One answer for each example of `test`; an empty string where there are no candidates.
@@ -445,7 +468,7 @@ def copy_baseline(train: Sequence[ChatExample], test: Sequence[ChatExample]) -> 
     frequency: dict[str, dict[str, int]] = {}
     for example in train:
         counts = frequency.setdefault(example.kind, {})
-        counts[example.answer] = counts.get(example.answer, 0) + 1
+        counts[example.span] = counts.get(example.span, 0) + 1
 
     def most_frequent(example: ChatExample) -> str:
         counts = frequency.get(example.kind, {})
@@ -462,5 +485,5 @@ def copy_baseline(train: Sequence[ChatExample], test: Sequence[ChatExample]) -> 
     best: dict[str, SpanRule] = {}
     for kind in {example.kind for example in test}:
         members = [e for e in train if e.kind == kind and e.candidates]
-        best[kind] = max(rules, key=lambda rule: sum(rule(e) == e.answer for e in members))
-    return [best[e.kind](e) if e.candidates else "" for e in test]
+        best[kind] = max(rules, key=lambda rule: sum(rule(e) == e.span for e in members))
+    return [e.lead + best[e.kind](e) if e.candidates else "" for e in test]

@@ -37,12 +37,12 @@ def pass_values_through(model: Transformer, strength: float, *, seed: int) -> No
             if isinstance(module, Attention):
                 generator = torch.Generator().manual_seed(seed_for(seed, "values", name))
                 value, output = module.v_proj.weight, module.o_proj.weight
-                rows = _orthonormal_rows(*value.shape, generator)
+                rows = _orthonormal_rows(value.shape[0], value.shape[1], generator)
                 value.copy_(strength**0.5 * rows)
                 # Query heads that share a value head each give their part of the identity.
                 d = module.head_dim
                 groups = output.shape[1] // value.shape[0]
-                shared = rows.unflatten(0, (-1, d)).repeat_interleave(groups, dim=0).flatten(0, 1)
+                shared = rows.reshape(-1, d, rows.shape[1]).repeat_interleave(groups, dim=0).flatten(0, 1)
                 output.copy_(strength**0.5 / groups * shared.T)
 
 

@@ -60,6 +60,9 @@ class PretrainSettings(TrainConfig):
     chat_share: float = Field(
         0.0, ge=0, lt=1, description="share of the windows that hold reading conversations instead of documents"
     )
+    value_init: float = Field(
+        0.5, ge=0, description="start attention so that it copies what it attends to, this strongly; 0 = normal values"
+    )
 
     def train_config(self) -> TrainConfig:
         return TrainConfig(**{name: getattr(self, name) for name in TrainConfig.model_fields})

@@ -29,7 +29,7 @@ from groundup.recipes.dial import settings_for, smallest_corpus_bytes
 from groundup.recipes.evaluation import evaluate_run
 from groundup.recipes.plan import Plan, fit_to_budget, make_plan, show_plan
 from groundup.recipes.report import write_report
-from groundup.recipes.settings import CorpusSettings, SpeedrunSettings
+from groundup.recipes.settings import CorpusSettings, ExecutionSettings, SpeedrunSettings
 from groundup.recipes.training import TrainingRun, pretrain, sft
 from groundup.tokenizer import load_tokenizer
 
@@ -85,8 +85,8 @@ class _Speedrun:
         corpus = self._corpus()
         settings, plan = self._plan(corpus)
         self._tokenizer(corpus, settings)
-        self._pretrain(settings)
-        self._sft(corpus, settings)
+        self._pretrain(settings, plan)
+        self._sft(corpus, settings, plan)
         self._evaluate(corpus, settings)
         self._report()
         seconds = sum(float(entry["seconds"]) for entry in self.run.ledger().values())
@@ -190,14 +190,15 @@ class _Speedrun:
             "data_sha256": {split: entry["sha256"] for split, entry in manifest["splits"].items()},
         }
 
-    def _pretrain(self, settings: SpeedrunSettings) -> None:
+    def _pretrain(self, settings: SpeedrunSettings, plan: Plan) -> None:
         shards, out = self.run.path / "shards", self.run.path / "base"
+        execution = settled_execution(settings, plan, rows=int(plan.execution["micro_batch"]))
         indices = sorted(shards.rglob("index.json"))
         inputs = {
             "shards": [sha256_file(path) for path in indices],
             "model": settings.model.to_dict(),
             "settings": settings.pretrain.to_dict(),
-            "execution": settings.execution.to_dict(),
+            "execution": execution.to_dict(),
             "seed": self.seed,
         }
 
@@ -208,7 +209,7 @@ class _Speedrun:
                 load_tokenizer(self.run.path / "tokenizer"),
                 settings.model,
                 settings.pretrain,
-                settings.execution,
+                execution,
                 self._training_run("pretrain"),
                 out,
                 seed=self.seed,
@@ -219,13 +220,14 @@ class _Speedrun:
 
         self._stage("pretrain", "Pretraining", inputs, work)
 
-    def _sft(self, corpus: Corpus, settings: SpeedrunSettings) -> None:
+    def _sft(self, corpus: Corpus, settings: SpeedrunSettings, plan: Plan) -> None:
         base, out = self.run.path / "base", self.run.path / "chat"
+        execution = settled_execution(settings, plan, rows=settings.sft.batch_size)
         inputs = {
             "parent": sha256_file(base / "model.safetensors"),
             "chat": sha256_file(corpus.folder / "chat" / "train.jsonl"),
             "settings": settings.sft.to_dict(),
-            "execution": settings.execution.to_dict(),
+            "execution": execution.to_dict(),
             "seed": self.seed,
         }
 
@@ -236,7 +238,7 @@ class _Speedrun:
                 [example.messages for example in read_examples(corpus.folder, "train")],
                 [example.messages for example in read_examples(corpus.folder, "validation")],
                 settings.sft,
-                settings.execution,
+                execution,
                 self._training_run("sft"),
                 out,
                 seed=self.seed,
@@ -302,6 +304,21 @@ class _Speedrun:
             ["talk to it", f"groundup chat {path / 'chat'}"],
         ]
         console.facts(rows)
+
+
+def settled_execution(settings: SpeedrunSettings, plan: Plan, *, rows: int) -> ExecutionSettings:
+    """The execution settings with what the probe chose filled in, so that no stage probes again.
+
+    Args:
+        rows: sequences in one pass, where the user did not say.
+    """
+    chosen = plan.execution
+    return settings.execution.replace(
+        device=chosen["device"],
+        precision=chosen["precision"],
+        threads=chosen["threads"],
+        micro_batch=settings.execution.micro_batch or rows,
+    )
 
 
 def peak_memory_bytes() -> int:

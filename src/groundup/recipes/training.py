@@ -25,6 +25,7 @@ from groundup.data.sampler import Mixture, TokenWindows, evaluation_batches
 from groundup.data.shards import TokenShards
 from groundup.model.config import TransformerConfig
 from groundup.model.directory import load_model_directory, save_model_directory
+from groundup.model.initialize import pass_values_through
 from groundup.model.presets import preset
 from groundup.model.transformer import Transformer, build
 from groundup.recipes.settings import (
@@ -106,6 +107,13 @@ def unprobed_plan(settings: ExecutionSettings, rows: int) -> ExecutionPlan:
     )
 
 
+def choose_plan(model: Transformer, settings: ExecutionSettings, *, rows: int, context: int) -> ExecutionPlan:
+    """The plan of a stage: as given where everything is given, probed otherwise."""
+    if settings.precision != "auto" and settings.micro_batch is not None:
+        return unprobed_plan(settings, rows)
+    return probe_plan(model, settings, rows=rows, context=context).plan
+
+
 def probe_plan(model: Transformer, settings: ExecutionSettings, *, rows: int, context: int) -> ProbeResult:
     """Measure what the settings leave open (precision, micro-batch) on random tokens of the run's shape."""
     plan = unprobed_plan(settings, rows)
@@ -168,11 +176,12 @@ def pretrain(
         part.verify()
     if init_from is None:
         model = build(model_config(model_settings, tokenizer), seed=seed)
+        pass_values_through(model, settings.value_init, seed=seed)
     else:
         model = load_model_directory(init_from).model
     plan = settled_plan(
         run,
-        lambda: probe_plan(build(model.config), execution, rows=settings.batch_size, context=settings.context).plan,
+        lambda: choose_plan(build(model.config), execution, rows=settings.batch_size, context=settings.context),
     )
     source = pretraining_source(shards, train, settings, plan, seed)
     trainer = Trainer(
