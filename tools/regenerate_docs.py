@@ -19,7 +19,8 @@ What is compared:
 
 - A line `...` stands for any number of lines.
 - Colours, line ends and the amount of white space and of table rules do not matter; the temporary folder is `.`.
-- Durations, rates, sizes in bytes, dates and versions are blanked, and so are all other numbers in their line.
+- Durations, rates, sizes in bytes, dates, versions and absolute paths are blanked, and so are all other numbers in
+  their line.
 - Elsewhere a number with a decimal point or a percent sign may differ by 5 % (or 0.05); anything else must be equal.
 
     python tools/regenerate_docs.py                 compare; exit code 1 where something differs
@@ -56,6 +57,7 @@ _VARYING = [
     (re.compile(rf"{_NUMBER} ?[kMGT]?(?: ?[A-Za-z]+)?/s\b"), "RATE"),
     (re.compile(rf"{_NUMBER} ?(?:B|[kKMGT]i?B)\b"), "BYTES"),
     (re.compile(r"\b\d+\.\d+\.\d+[\w.+-]*"), "VERSION"),
+    (re.compile(r"(?<![\w.<])(?:[A-Za-z]:)?(?:[/\\][\w.+-]+){2,}"), "PATH"),
 ]
 
 
