@@ -12,31 +12,40 @@ from cyclopts import App, CycloptsError
 from groundup import __version__
 from groundup.core.errors import GroundupError
 
-#: verb -> its function, imported when it is called.
+HELP_FLAGS = ("--help", "-h")
+
+#: verb -> (its function, imported when it is called; its line in the root help).
 VERBS = {
-    "speedrun": "groundup.cli.speedrun:run",
-    "corpus": "groundup.cli.corpus:run",
-    "tokenizer": "groundup.cli.tokenizer:app",
-    "pretrain": "groundup.cli.pretrain:run",
-    "sft": "groundup.cli.sft:run",
-    "eval": "groundup.cli.evaluate:run",
-    "report": "groundup.cli.report:run",
-    "chat": "groundup.cli.chat:run",
-    "generate": "groundup.cli.generate:run",
-    "env": "groundup.cli.env:run",
+    "speedrun": ("groundup.cli.speedrun:run", "Text in, a chat model out: every stage, with a report."),
+    "corpus": ("groundup.cli.corpus:run", "Read text, split it, and make chat data from it."),
+    "tokenizer": ("groundup.cli.tokenizer:app", "Train a tokenizer, or show how it cuts a text."),
+    "pretrain": ("groundup.cli.pretrain:run", "Train a model on a corpus."),
+    "sft": ("groundup.cli.sft:run", "Tune a model on conversations; --preview shows the trained tokens."),
+    "eval": ("groundup.cli.evaluate:run", "Measure a model on held-out text and questions."),
+    "report": ("groundup.cli.report:run", "Write the page of a run from what it measured."),
+    "chat": ("groundup.cli.chat:run", "Talk to a model."),
+    "generate": ("groundup.cli.generate:run", "Complete a text."),
+    "env": ("groundup.cli.env:run", "Print what a bug report needs."),
 }
 
 
-def build_app() -> App:
-    """The cyclopts app with every verb, none of them imported yet."""
+def build_app(*, root: bool = False) -> App:
+    """The cyclopts app with every verb, none of them imported yet.
+
+    Args:
+        root: give each verb its line of the root help, which then stands in the place of its own text.
+    """
     app = App(
         name="groundup",
         help="A language model from the ground up: trained, tuned, measured and talked to on your own machine.",
         version=__version__,
         result_action="return_value",
     )
-    for name, target in VERBS.items():
-        app.command(target, name=name)
+    for name, (target, summary) in VERBS.items():
+        if root:
+            app.command(target, name=name, help=summary)
+        else:
+            app.command(target, name=name)
     return app
 
 
@@ -50,7 +59,7 @@ def run(arguments: list[str]) -> int:
 
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s", stream=sys.stderr)
     try:
-        build_app()(arguments, exit_on_error=False, print_error=False)
+        build_app(root=not arguments or arguments[0] in HELP_FLAGS)(arguments, exit_on_error=False, print_error=False)
     except CycloptsError as error:
         console.fail(f"{error}\nTry: groundup {' '.join(arguments[:1])} --help")
         return 2

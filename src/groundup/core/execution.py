@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import platform
+import sys
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -85,6 +87,23 @@ def machine_fingerprint() -> str:
     torch = _torch()
     name, _ = cpu_info()
     return f"{name} | {torch.backends.cpu.get_cpu_capability()} | torch {torch.__version__}"
+
+
+def keep_freed_memory() -> bool:
+    """Ask glibc to keep freed memory instead of returning it to the system. True where that is possible.
+
+    By default every block over 32 MB, and most over 128 KB, is mapped anew and zeroed page by page at each use; a
+    training step allocates the same blocks again and again (docs/experiments.md has the numbers). The setting lasts
+    for the process; elsewhere than on Linux with glibc nothing happens.
+    """
+    if not sys.platform.startswith("linux"):
+        return False
+    try:
+        mallopt = ctypes.CDLL("libc.so.6").mallopt
+    except (OSError, AttributeError):
+        return False
+    # M_MMAP_MAX = 0: no blocks of their own; M_TRIM_THRESHOLD and M_TOP_PAD: give nothing back, grow in large steps.
+    return all(mallopt(option, value) == 1 for option, value in ((-4, 0), (-1, 2**31 - 1), (-2, 64 << 20)))
 
 
 def has_fast_bfloat16() -> bool:

@@ -60,8 +60,8 @@ class PretrainSettings(TrainConfig):
     chat_share: float = Field(
         0.0, ge=0, lt=1, description="share of the windows that hold reading conversations instead of documents"
     )
-    value_init: float = Field(
-        0.5, ge=0, description="start attention so that it copies what it attends to, this strongly; 0 = normal values"
+    starting_values: Literal["induction", "normal"] = Field(
+        "induction", description="induction plants the two heads that read back from the prompt (rotary, tied models)"
     )
 
     def train_config(self) -> TrainConfig:

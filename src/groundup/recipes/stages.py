@@ -19,9 +19,9 @@ from groundup.recipes.corpus import make_shards, read_examples
 from groundup.recipes.dial import settings_for
 from groundup.recipes.evaluation import evaluate_run
 from groundup.recipes.settings import EvaluationSettings, ExecutionSettings, SftSettings
-from groundup.recipes.training import TrainingRun, encode_conversations, pretrain, sft
+from groundup.recipes.training import TrainingRun, pretrain, sft
 from groundup.tokenizer import load_tokenizer
-from groundup.tokenizer.chat import DEFAULT_CHAT_TEMPLATE, ChatTemplate
+from groundup.tokenizer.chat import DEFAULT_CHAT_TEMPLATE, ChatTemplate, encode_chat
 from groundup.train.trainer import TrainResult
 
 Conversation = list[dict[str, str]]
@@ -134,7 +134,7 @@ def preview_stage(model: Path, data: Path, *, count: int) -> None:
     stop = tokenizer.special_tokens.get("<|im_end|>")
     console.say("trained tokens are green, the stop token is red; the rest is read but not trained")
     for messages in train[:count]:
-        chat = encode_conversations(tokenizer, template, [messages])[0]
+        chat = encode_chat(tokenizer, template, messages)
         pieces: list[tuple[str, str]] = []
         for token, is_trained in zip(chat.ids, chat.trained, strict=True):
             style = "bold red" if is_trained and token == stop else "green" if is_trained else "dim"

@@ -13,9 +13,16 @@ import torch
 from torch import nn
 
 from groundup import __version__
+from groundup.align.sft import conversation_loss, encode_conversations
 from groundup.core import console
 from groundup.core.errors import DataError
-from groundup.core.execution import ExecutionPlan, available_cpus, machine_fingerprint, resolve_device
+from groundup.core.execution import (
+    ExecutionPlan,
+    available_cpus,
+    keep_freed_memory,
+    machine_fingerprint,
+    resolve_device,
+)
 from groundup.core.files import read_json, sha256_json, write_json
 from groundup.core.interrupt import StopRequest
 from groundup.core.metrics import MetricsSink
@@ -25,7 +32,7 @@ from groundup.data.sampler import Mixture, TokenWindows, evaluation_batches
 from groundup.data.shards import TokenShards
 from groundup.model.config import TransformerConfig
 from groundup.model.directory import load_model_directory, save_model_directory
-from groundup.model.initialize import pass_values_through
+from groundup.model.initialize import has_room_for_induction, plant_induction_circuit
 from groundup.model.presets import preset
 from groundup.model.transformer import Transformer, build
 from groundup.recipes.settings import (
@@ -36,7 +43,7 @@ from groundup.recipes.settings import (
     SpeedrunSettings,
 )
 from groundup.tokenizer.base import Tokenizer
-from groundup.tokenizer.chat import DEFAULT_CHAT_TEMPLATE, ChatTemplate, EncodedChat, encode_chat
+from groundup.tokenizer.chat import DEFAULT_CHAT_TEMPLATE, ChatTemplate, EncodedChat, Message
 from groundup.train.contracts import BatchSource
 from groundup.train.distributed import rank_and_world_size
 from groundup.train.objectives import next_token_loss
@@ -170,13 +177,15 @@ def pretrain(
         lineage: what `lineage.json` says of the data.
         init_from: a model directory to go on from instead of random weights.
     """
+    keep_freed_memory()
     train, validation = TokenShards(shards / "train"), TokenShards(shards / "validation")
     for part in (train, validation):
         part.check_tokenizer(tokenizer)
         part.verify()
     if init_from is None:
         model = build(model_config(model_settings, tokenizer), seed=seed)
-        pass_values_through(model, settings.value_init, seed=seed)
+        if settings.starting_values == "induction" and has_room_for_induction(model):
+            plant_induction_circuit(model, seed=seed)
     else:
         model = load_model_directory(init_from).model
     plan = settled_plan(
@@ -236,22 +245,18 @@ def validation_loss(model: nn.Module, shards: TokenShards, context: int) -> dict
     return {"loss": total / count, "bits_per_byte": total / math.log(2) / bytes_read}
 
 
-def encode_conversations(
-    tokenizer: Tokenizer, template: ChatTemplate, conversations: Sequence[Sequence[dict[str, str]]]
+def encoded_with_progress(
+    tokenizer: Tokenizer, template: ChatTemplate, conversations: Sequence[Sequence[Message]]
 ) -> list[EncodedChat]:
-    """Render and encode conversations; the trained tokens are the assistant's."""
+    """`encode_conversations` with its progress shown."""
     with console.progress("sft: encoding", len(conversations), "conversations") as ticker:
-        encoded = []
-        for messages in conversations:
-            encoded.append(encode_chat(tokenizer, template, list(messages)))
-            ticker.advance(1)
-    return encoded
+        return encode_conversations(tokenizer, template, conversations, on_progress=ticker.advance)
 
 
 def sft(
     parent: Path,
-    train: Sequence[Sequence[dict[str, str]]],
-    validation: Sequence[Sequence[dict[str, str]]],
+    train: Sequence[Sequence[Message]],
+    validation: Sequence[Sequence[Message]],
     settings: SftSettings,
     execution: ExecutionSettings,
     run: TrainingRun,
@@ -269,6 +274,7 @@ def sft(
     Raises:
         DataError: when the rendering of a conversation trains nothing or everything, or none fits.
     """
+    keep_freed_memory()
     loaded = load_model_directory(parent)
     model, tokenizer = loaded.model, loaded.tokenizer
     template = loaded.chat_template or ChatTemplate(DEFAULT_CHAT_TEMPLATE)
@@ -285,7 +291,7 @@ def sft(
     rank, world_size = rank_and_world_size()
     longest = min(settings.max_length, model.config.max_position_embeddings)
     source = ConversationSource(
-        encode_conversations(tokenizer, template, train),
+        encoded_with_progress(tokenizer, template, train),
         batch_size=settings.batch_size,
         micro_batch=plan.micro_batch,
         seed=seed,
@@ -296,7 +302,7 @@ def sft(
         world_size=world_size,
     )
     held_out = ConversationSource(
-        encode_conversations(tokenizer, template, validation),
+        encoded_with_progress(tokenizer, template, validation),
         batch_size=EVALUATION_ROWS,
         micro_batch=EVALUATION_ROWS,
         seed=seed,
@@ -312,7 +318,7 @@ def sft(
         run.work,
         stage="sft",
         sink=run.sink,
-        evaluate=lambda module: conversation_loss(module, held_out),
+        evaluate=lambda module: conversation_loss(module, held_out, max_tokens=EVALUATION_TOKENS),
         watch="loss",
         stop=run.stop,
         replan=run.replan,
@@ -322,18 +328,6 @@ def sft(
     trainer.load_best(model)
     _save(out, model, tokenizer, plan, settings, result, {**lineage, "stage": "sft", "seed": seed}, parent=parent)
     return result
-
-
-def conversation_loss(model: nn.Module, source: ConversationSource) -> dict[str, float]:
-    """Mean loss over the trained tokens of held-out conversations, each seen once."""
-    total, count = 0.0, 0
-    device = next(model.parameters()).device
-    for batch in source.each_once():
-        loss = next_token_loss(model, batch.to(device))
-        total, count = total + float(loss.total), count + loss.count
-        if count >= EVALUATION_TOKENS:
-            break
-    return {"loss": total / max(count, 1)}
 
 
 def _save(
