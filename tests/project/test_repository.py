@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
 import tomllib
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -116,31 +118,52 @@ def test_ci_runs_the_tests_without_a_terminal() -> None:
     subprocess.run(["bash", "-n", str(script)], check=True)
 
 
-def readme_commands() -> list[str]:
-    """The lines of the README's shell blocks that are commands of this project."""
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    blocks = re.findall(r"^```(?:console|bash|sh|shell)\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
-    lines = [line.removeprefix("$ ").strip() for block in blocks for line in block.splitlines()]
-    return [line for line in lines if re.match(r"(?:\.venv/bin/)?groundup |make ", line)]
+def shown_commands(page: Path) -> list[str]:
+    """The commands of this project that a page shows in its shell blocks, without their comments."""
+    text = page.read_text(encoding="utf-8")
+    blocks = re.findall(r"^```(?:console|bash|sh|shell)?\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    lines = [line.removeprefix("$ ").removeprefix(".venv/bin/") for block in blocks for line in block.splitlines()]
+    return [line.split(" #")[0].strip() for line in lines if re.match(r"(groundup|make) \S", line)]
 
 
-def test_the_readme_is_short_and_its_make_targets_exist() -> None:
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert len(text.splitlines()) < 200
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+def test_the_readme_is_short_and_leads_to_the_two_commands() -> None:
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) < 200
+    commands = shown_commands(ROOT / "README.md")
+    assert {"make speedrun", "make test"} <= set(commands) and any(c.startswith("groundup chat") for c in commands)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=[str(page.relative_to(ROOT)) for page in PAGES])
+def test_the_targets_verbs_and_options_that_a_page_shows_exist(page: Path) -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    targets = [command.split()[1] for command in readme_commands() if command.startswith("make ")]
-    assert {"test", "speedrun"} <= set(targets)
-    for target in targets:
-        assert re.search(rf"^{re.escape(target)}:", makefile, re.MULTILINE), f"make {target}"
+    wrong = []
+    for command in shown_commands(page):
+        program, *words = shlex.split(command)
+        if program == "make":
+            wrong += [f"make {w}" for w in words if "=" not in w and not re.search(rf"^{w}:", makefile, re.MULTILINE)]
+            continue
+        text = help_of(*words[:2]) or help_of(words[0])
+        if words[0].startswith("-"):
+            text = help_of()
+        if text is None:
+            wrong.append(f"{command}: no verb {words[0]}")
+            continue
+        options = {word.split("=")[0] for word in words if word.startswith("--")}
+        wrong += [f"{command}: no option {option}" for option in options if not re.search(rf"{option}\b", text)]
+    assert not wrong, "\n".join(wrong)
 
 
-def test_the_verbs_that_the_readme_shows_exist() -> None:
-    verbs = {command.split("groundup ", 1)[1].split()[0] for command in readme_commands() if "groundup " in command}
-    assert "speedrun" in verbs
-    for verb in sorted(verb for verb in verbs if not verb.startswith("-")):
-        command = [str(Path(sys.executable).parent / "groundup"), verb, "--help"]
-        result = subprocess.run(command, capture_output=True, text=True)
-        assert result.returncode == 0, f"groundup {verb}: {result.stdout}{result.stderr}"
+@cache
+def help_of(*verbs: str) -> str | None:
+    """The help text of a verb, None where there is no such verb."""
+    if any(verb.startswith("-") for verb in verbs):
+        return None
+    command = [str(Path(sys.executable).parent / "groundup"), *verbs, "--help"]
+    result = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "COLUMNS": "100"})
+    # A verb takes its directory as an argument, so `chat DIR --help` prints the help of `chat`.
+    return result.stdout if result.returncode == 0 else None
 
 
 def test_the_version_is_one() -> None:
