@@ -4,8 +4,9 @@ Two kinds are scored. *Reading*: a passage or signature stands in the prompt and
 model that has learned to read answers about text it never saw. *Recall*: nothing stands in the prompt; the answer
 must come from the weights. Wordings and asked names are held out from tuning, and reading is tested on whole
 held-out groups. A third kind, *repeat*, is an exercise only: copying a passage word for word is what makes a small
-model look back at its prompt at all. A reading answer begins with what was asked about (`width=70`), which is the form
-that a small model learns to copy first (docs/experiments.md).
+model look back at its prompt at all. A reading answer begins with what was asked about (`It is width=70`), which is the
+form that a small model learns to copy first; the two words before it let the copy begin with the same token as in
+the prompt, where a space stands before the word too (docs/experiments.md).
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ class ChatExample:
         kind: `reading.default`, `recall.module`, ...
         group: the document group the text comes from (the unit of the split and of the intervals).
         answer: the last assistant turn.
-        lead: the part of a reading answer that repeats the question (`width=`); what follows is the span asked for.
+        lead: the part of a reading answer that repeats the question (`It is width=`); what follows is the span asked for.
         candidates: for reading, the spans of the same sort that stand in the prompt, in order, the right one among
             them.
     """
@@ -265,10 +266,11 @@ def _questions_on(
         asked = random.sample(with_default, 2) if split == "train" else with_default
         questions = [
             _example(
-                "reading.default", group, name, f"{name}={value}", wordings, random, signature, f"{name}=", defaults
+                "reading.default", group, name, f"It is {name}={value}", wordings, random, signature,
+                f"It is {name}=", defaults,
             )
             for name, value in asked
-        ]
+        ]  # fmt: skip
         if split == "train":
             first, second = questions
             follow = [{"role": "user", "content": f"And {asked[1][0]}?"}, second.messages[-1]]
@@ -281,8 +283,9 @@ def _questions_on(
         indices = [random.randrange(len(names) - 1)] if split == "train" else range(len(names) - 1)
         for index in indices:
             (name, default), following = named[index], names[index + 1]
-            lead = (name if default is None else f"{name}={default}") + ", "
-            if lead + following in signature:
+            before = (name if default is None else f"{name}={default}") + ", "
+            lead = f"It is {before}"
+            if before + following in signature:
                 yield _example(
                     "reading.next_parameter", group, name, lead + following, wordings, random, signature, lead, names
                 )
@@ -309,14 +312,15 @@ def _reading_of_passages(
                 if quote is not None:
                     word, tail, tails = quote
                     yield _example(
-                        "reading.quote", document.group, word, word + tail, wordings, random, passage, word, tails
-                    )
+                        "reading.quote", document.group, word, f"It says {word}{tail}", wordings, random, passage,
+                        f"It says {word}", tails,
+                    )  # fmt: skip
                 pair = _word_after(passage, random)
                 if pair is not None:
                     word, following, spans = pair
                     yield _example(
-                        "reading.next_word", document.group, word, f"{word} {following}", wordings, random, passage,
-                        f"{word} ", spans,
+                        "reading.next_word", document.group, word, f"It says {word} {following}", wordings, random,
+                        passage, f"It says {word} ", spans,
                     )  # fmt: skip
             if split == "train":
                 yield _example("repeat", document.group, "", passage, wordings, random, passage)

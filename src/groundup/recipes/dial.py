@@ -81,6 +81,8 @@ def settings_for(depth: int, text_bytes: int, overrides: dict[str, Any] | None =
         "sft": {"num_steps": 600, "learning_rate": round(learning_rate / 3, 6), "min_learning_rate_ratio": 0.0},
     }
     merged = merge(base, overrides)
+    # Places beyond the training window were never seen; text is read in windows of its size.
+    merged.setdefault("evaluation", {}).setdefault("context", merged["pretrain"]["context"])
     for stage, every in (("pretrain", 8), ("sft", 4)):
         values = merged[stage]
         steps = values["num_steps"]

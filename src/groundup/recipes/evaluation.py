@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -51,7 +52,8 @@ def evaluate_language(corpus: Corpus, base: LoadedModel, settings: EvaluationSet
             base.model,
             base.tokenizer,
             texts,
-            stride=settings.stride,
+            context=settings.context,
+            stride=min(settings.stride, settings.context or settings.stride),
             on_progress=console.Running(ticker),
         )
     with console.progress("eval: baselines", 8, "baselines") as ticker:
@@ -230,8 +232,7 @@ def _method(name: str, kind: str, interval: Interval, note: str) -> dict[str, An
         "name": name,
         "kind": kind,
         "bits_per_byte": interval.value,
-        "low": interval.low,
-        "high": interval.high,
+        **_borders(interval),
         "note": note,
     }
 
@@ -298,11 +299,18 @@ def _accuracy_difference(
     return _told(name, interval)
 
 
+def _borders(interval: Interval) -> dict[str, float | None]:
+    """The borders for JSON, which has no infinity: none where a single group gives no interval."""
+    return {
+        "low": interval.low if math.isfinite(interval.low) else None,
+        "high": interval.high if math.isfinite(interval.high) else None,
+    }
+
+
 def _told(name: str, interval: Interval) -> dict[str, Any]:
     return {
         "name": name,
         "difference": interval.value,
-        "low": interval.low,
-        "high": interval.high,
+        **_borders(interval),
         "verdict": verdict(interval.value, interval.low, interval.high),
     }

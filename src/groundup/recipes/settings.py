@@ -82,6 +82,9 @@ class EvaluationSettings(Config):
     """What the final numbers are measured on."""
 
     questions_per_kind: int = Field(200, ge=10, description="scored questions of each kind, at most")
+    context: int | None = Field(
+        None, ge=8, description="tokens seen at once in held-out text (default: those of a training window)"
+    )
     stride: int = Field(128, ge=1, description="tokens between the windows in which held-out text is read")
 
 

@@ -165,10 +165,7 @@ def show_results(folder: Path) -> None:
     from groundup.core.files import read_json
 
     language, answers = read_json(folder / "language.json"), read_json(folder / "answers.json")
-    rows = [
-        [method["name"], f"{method['bits_per_byte']:.3f}", f"{method['low']:.3f} to {method['high']:.3f}"]
-        for method in language["methods"]
-    ]
+    rows = [[method["name"], f"{method['bits_per_byte']:.3f}", _range(method)] for method in language["methods"]]
     console.table(["held-out text", "bits per byte", "95 % interval"], rows)
     rows = [
         [name, kind, f"{share['correct']}/{share['total']}", f"{100 * share['accuracy']:.1f} %",
@@ -179,6 +176,12 @@ def show_results(folder: Path) -> None:
     console.table(["answers of", "kind", "right", "share", "95 % interval"], rows)
     for difference in [*language["differences"], *answers["differences"]]:
         console.say(f"{difference['name']}: {difference['verdict']}")
+
+
+def _range(method: dict[str, Any]) -> str:
+    if method["low"] is None:
+        return "too little text"
+    return f"{method['low']:.3f} to {method['high']:.3f}"
 
 
 def _tell(out: Path, result: TrainResult, measure: str) -> None:
