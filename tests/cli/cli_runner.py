@@ -9,10 +9,10 @@ from pathlib import Path
 
 TINY = [
     "--depth", "2", "--tokenizer.vocab-size", "300", "--model.hidden-size", "32", "--model.num-attention-heads", "2",
-    "--model.intermediate-size", "64", "--model.max-position-embeddings", "160", "--pretrain.context", "32",
+    "--model.intermediate-size", "64", "--model.max-position-embeddings", "400", "--pretrain.context", "32",
     "--pretrain.batch-size", "4", "--pretrain.num-steps", "24", "--pretrain.checkpoint-every", "5",
     "--pretrain.evaluate-every", "12", "--pretrain.warmup-steps", "2", "--sft.num-steps", "12", "--sft.batch-size", "4",
-    "--sft.max-length", "159", "--sft.checkpoint-every", "4", "--sft.evaluate-every", "6", "--sft.warmup-steps", "1",
+    "--sft.max-length", "399", "--sft.checkpoint-every", "4", "--sft.evaluate-every", "6", "--sft.warmup-steps", "1",
     "--evaluation.questions-per-kind", "10", "--evaluation.stride", "64", "--execution.threads", "1",
     "--execution.precision", "float32", "--execution.micro-batch", "4",
 ]  # fmt: skip

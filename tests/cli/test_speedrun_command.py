@@ -184,7 +184,7 @@ def test_bad_sources_are_named(tmp_path: Path, make, words: list[str]) -> None: 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["speedrun", "nosuchfolder"], ["nosuchfolder", "does not exist"]),
+        (["speedrun", "nosuchfolder"], ["nosuchfolder", "neither a file, a folder nor a named source"]),
         (["speedrun", "--budget", "soon"], ["soon", "5m"]),
         (["speedrun", "--pretrain.learning-rat", "1"], ["learning-rat"]),
         (["speedrun", "--depth", "0"], ["depth", "64"]),
@@ -206,7 +206,7 @@ def test_a_config_file_loses_to_options_and_wins_over_the_dial(tmp_path: Path) -
     from groundup.recipes.dial import settings_for
 
     dialled = settings_for(4, 2_000_000, {"pretrain": {"learning_rate": 0.5}})
-    assert dialled.pretrain.learning_rate == 0.5 and dialled.model.hidden_size == 256
+    assert dialled.pretrain.learning_rate == 0.5 and dialled.model.hidden_size == 192
     (tmp_path / "s.toml").write_text("[pretrain]\nnum_steps = 7\nlearning_rat = 1\n")
     result = run("speedrun", write_notes(tmp_path / "n"), "--runs", tmp_path, "--config", tmp_path / "s.toml")
     assert result.returncode == 2

@@ -104,7 +104,8 @@ def test_the_span_baseline_takes_the_best_rule_of_tuning() -> None:
             messages=messages, kind=kind, group="g", answer="x=" + answer, lead="x=", candidates=candidates
         )
 
-    train = [example("reading.a", "last", "first", "middle", "last"), example("reading.a", "z", "x", "y", "z")]
+    # Frequency would choose the first span of both; only the rule "last" is right twice.
+    train = [example("reading.a", "c", "a", "b", "c"), example("reading.a", "a", "c", "b", "a")]
     test = [example("reading.a", "q", "o", "p", "q"), ChatExample(messages=[], kind="recall.b", group="g", answer="r")]
     assert copy_baseline(train, test) == ["x=q", ""]
 

@@ -85,6 +85,13 @@ WORDINGS: dict[str, list[str]] = {
         "{p}\nWhich value does {x} have when it is left out?",
         "Here is a signature: {p}\nWhat is the default value of {x}?",
         "In {p}, what is {x} by default?",
+        "{p}\nIf {x} is not given, what is it?",
+        "{p}\nI leave {x} out. What does it become?",
+        "Suppose I call this without {x}. Which value is used?\n{p}",
+        "What value is used when {x} is missing?\n{p}",
+        "{p}\nDefault value for {x}?",
+        "Given {p}, tell me what {x} is if nobody sets it.",
+        "{p}\nName the default of {x}.",
         "Look at {p}. Tell me the default of {x}.",
         "What does {x} default to?\n\n{p}",
         "Signature: {p}\nDefault of {x}?",
@@ -95,6 +102,12 @@ WORDINGS: dict[str, list[str]] = {
         "Here is a signature: {p}\nWhich parameter follows {x}?",
         "In {p}, what comes right after {x}?",
         "Which parameter stands behind {x}?\n\n{p}",
+        "{p}\nNext parameter after {x}?",
+        "{p}\nWhat is the parameter after {x} called?",
+        "Read this: {p}\nTell me which parameter comes next after {x}.",
+        "Given {p}, name what follows {x}.",
+        "What stands right after {x} here?\n{p}",
+        "{p}\nI know {x}. What is the one after it?",
         "Signature: {p}\nName the parameter after {x}.",
         "Look at {p}. What is the next parameter after {x}?",
     ],
@@ -103,6 +116,12 @@ WORDINGS: dict[str, list[str]] = {
         "Read this.\n\n{p}\n\nWhat does it say from {x} on?",
         "Which words follow from {x} to the end of its sentence?\n\n{p}",
         "{p}\n\nGo on from {x} to the full stop.",
+        "{p}\n\nQuote the sentence from {x}.",
+        "{p}\n\nWhat stands between {x} and the end of the sentence?",
+        "Here is a text: {p}\nQuote the end of the sentence, beginning with {x}.",
+        "Text: {p}\nHow does it go on from {x}?",
+        "Read on from {x} to where the sentence ends.\n\n{p}",
+        "Begin at {x} and give me the sentence to its end.\n\n{p}",
         "Text: {p}\nGive me the rest of the sentence from {x} on.",
         "Here is a text: {p}\nHow does the sentence end, from {x} on?",
     ],
@@ -110,6 +129,11 @@ WORDINGS: dict[str, list[str]] = {
         "{p}\n\nWhich word comes after {x}?",
         "Read this.\n\n{p}\n\nWhat is the word right after {x}?",
         "Which word follows {x} here?\n\n{p}",
+        "{p}\n\nNext word after {x}?",
+        "{p}\n\nTell me the word that follows {x}.",
+        "Here is a text: {p}\nWhich word stands after {x}?",
+        "Text: {p}\nWhat follows {x}?",
+        "In this text, what comes right after {x}?\n\n{p}",
         "Text: {p}\nName the word after {x}.",
         "Here is a text: {p}\nWhat comes next after {x}?",
     ],
@@ -358,7 +382,7 @@ def _sentences(passage: str) -> list[str]:
 
 def _quotation(sentences: list[str], random: Random) -> tuple[str, str, tuple[str, ...]] | None:
     """A word that occurs once, the rest of its sentence, and the tails of all sentences as candidates."""
-    if len(sentences) < 2:
+    if len(sentences) < 3:
         return None
     whole = " ".join(sentences)
     tails: list[str] = []
@@ -373,7 +397,7 @@ def _quotation(sentences: list[str], random: Random) -> tuple[str, str, tuple[st
         tails.append(tail)
         if usable and len(tail) <= MAX_ANSWER_CHARS:
             options.append((chosen.group(), tail, index))
-    if not options or len(tails) < 2:
+    if not options or len(tails) < 3:
         return None
     word, tail, _ = random.choice(options)
     return word, tail, tuple(tails)

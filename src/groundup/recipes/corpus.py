@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from groundup.core import console
@@ -45,14 +45,21 @@ def source_fingerprint(source: str) -> str:
     return sha256_json(facts)
 
 
-def make_corpus(settings: CorpusSettings, folder: Path, *, seed: int = 0) -> Corpus:
+def make_corpus(
+    settings: CorpusSettings, folder: Path, *, seed: int = 0, check: Callable[[int], None] | None = None
+) -> Corpus:
     """Read the source, split it by group, and write corpus and chat data.
+
+    Args:
+        check: called with the bytes of text that were read, before anything is written; raises when they are too few.
 
     Writes `folder/{train,validation,test}.jsonl`, `folder/corpus.json` and `folder/chat/SPLIT.jsonl`.
     """
     with console.progress(f"corpus: reading {settings.source}", 1, "source") as ticker:
         documents = read_documents(settings)
         ticker.advance(1, f"{len(documents):,} documents")
+    if check is not None:
+        check(sum(document.num_bytes for document in documents))
     corpus = write_corpus(
         documents,
         folder,

@@ -12,19 +12,20 @@ from groundup.core.config import merge
 from groundup.core.errors import ConfigError
 from groundup.recipes.settings import SpeedrunSettings
 
-# A head of 64 and as many heads as layers: the width grows with the depth (Karpathy's nanochat uses 64 a layer too).
-WIDTH_PER_LAYER = 64
+# Heads of 64, three for every four layers: at 2 MB of text, 192 wide beats 256 in the same time (docs/experiments.md).
+HEAD_DIM = 64
+HEADS_PER_LAYER = 0.75
 # The reading of one's own prompt needs two layers of attention (Olsson et al. 2022, arXiv:2209.11895).
 MIN_LAYERS = 2
 # Text seen per update: small models want many small updates.
 TOKENS_PER_UPDATE = 2048
-# More passes over a small corpus stop helping (Muennighoff et al. 2023, arXiv:2305.16264, find about 4 to be as good
-# as new text and 16 to be nearly worthless); the conversations' share of the windows counts extra.
-MAX_EPOCHS = 10.0
+# Passes over a small corpus: the validation loss rises after the fifth (docs/experiments.md); Muennighoff et al.
+# 2023, arXiv:2305.16264, find up to 4 as good as new text.
+MAX_EPOCHS = 5.0
 # Chinchilla's 20 tokens a parameter (Hoffmann et al. 2022, arXiv:2203.15556) where the corpus is large enough.
 TOKENS_PER_PARAMETER = 20
-CHAT_SHARE = 0.4
-BYTES_PER_TOKEN = 3.6
+CHAT_SHARE = 0.25
+BYTES_PER_TOKEN = 3.3
 
 
 def settings_for(depth: int, text_bytes: int, overrides: dict[str, Any] | None = None) -> SpeedrunSettings:
@@ -46,13 +47,14 @@ def settings_for(depth: int, text_bytes: int, overrides: dict[str, Any] | None =
     overrides = overrides or {}
     tokenizer = merge({"kind": "bpe", "vocab_size": vocabulary_for(text_bytes)}, overrides.get("tokenizer", {}))
     chars = tokenizer["kind"] == "char"
-    hidden = WIDTH_PER_LAYER * max(depth, MIN_LAYERS)
+    heads = max(2, round(HEADS_PER_LAYER * depth))
+    hidden = HEAD_DIM * heads
     model = merge(
         {
             "preset": "qwen3",
             "hidden_size": hidden,
             "num_hidden_layers": max(depth, MIN_LAYERS),
-            "num_attention_heads": max(1, hidden // WIDTH_PER_LAYER),
+            "num_attention_heads": heads,
             "intermediate_size": 3 * hidden,
             "max_position_embeddings": 512 if depth <= 8 else 1024,
         },
@@ -63,7 +65,7 @@ def settings_for(depth: int, text_bytes: int, overrides: dict[str, Any] | None =
     parameters = approximate_parameters(model, tokenizer["vocab_size"])
     tokens = min(MAX_EPOCHS * corpus_tokens, TOKENS_PER_PARAMETER * parameters) / (1 - CHAT_SHARE)
     # muP's rule for AdamW: the rate of the matrices falls with the width (Yang et al. 2022, arXiv:2203.03466).
-    learning_rate = 3e-3 * min(1.0, (256 / hidden)) ** 0.5
+    learning_rate = 4e-3 * min(1.0, (192 / hidden)) ** 0.5
     steps = max(50, round(tokens / TOKENS_PER_UPDATE))
     base: dict[str, Any] = {
         "depth": depth,
@@ -78,7 +80,7 @@ def settings_for(depth: int, text_bytes: int, overrides: dict[str, Any] | None =
             "min_learning_rate_ratio": 0.05,
             "schedule": "cosine",
         },
-        "sft": {"num_steps": 600, "learning_rate": round(learning_rate / 3, 6), "min_learning_rate_ratio": 0.0},
+        "sft": {"num_steps": 600, "learning_rate": round(learning_rate / 2, 6), "min_learning_rate_ratio": 0.0},
     }
     merged = merge(base, overrides)
     # Places beyond the training window were never seen; text is read in windows of its size.
@@ -93,8 +95,8 @@ def settings_for(depth: int, text_bytes: int, overrides: dict[str, Any] | None =
 
 
 def vocabulary_for(text_bytes: int) -> int:
-    """A power of two that gives each token some hundred occurrences: 4,096 for 2 MB, 512 to 32,768 at the ends."""
-    return int(2 ** min(15, max(9, round(math.log2(max(text_bytes, 1) / 512)))))
+    """A power of two that gives each token some hundred occurrences: 2,048 for 2 MB, 512 to 32,768 at the ends."""
+    return int(2 ** min(15, max(9, round(math.log2(max(text_bytes, 1) / 1024)))))
 
 
 def approximate_parameters(model: dict[str, Any], vocab_size: int) -> int:

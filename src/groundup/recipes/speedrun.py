@@ -120,7 +120,7 @@ class _Speedrun:
         }
 
         def work() -> tuple[list[Path], dict[str, Any]]:
-            corpus = make_corpus(settings, folder, seed=self.seed)
+            corpus = make_corpus(settings, folder, seed=self.seed, check=self._require_enough)
             splits = corpus.manifest["splits"]
             total = sum(split["text_bytes"] for split in splits.values())
             documents = sum(split["documents"] for split in splits.values())
@@ -129,6 +129,15 @@ class _Speedrun:
 
         self._stage("corpus", "Corpus", inputs, work)
         return read_corpus(folder)
+
+    def _require_enough(self, text_bytes: int) -> None:
+        settings = settings_for(self.overrides.get("depth", DEFAULT_DEPTH), text_bytes, self.overrides)
+        require_enough(
+            text_bytes,
+            smallest_corpus_bytes(settings),
+            purpose=f"depth {settings.depth}",
+            advice="set a smaller --tokenizer.vocab-size",
+        )
 
     def _plan(self, corpus: Corpus) -> tuple[SpeedrunSettings, Plan]:
         """The plan of an earlier start of this very run, or a new one; it is printed before anything long begins."""
@@ -150,8 +159,7 @@ class _Speedrun:
             settings, probe = fit_to_budget(self.budget_s, train_bytes, self.overrides)
         else:
             settings = settings_for(self.overrides.get("depth", DEFAULT_DEPTH), train_bytes, self.overrides)
-        total = sum(corpus.num_bytes(split) for split in ("train", "validation", "test"))
-        require_enough(total, smallest_corpus_bytes(settings), purpose=f"depth {settings.depth}")
+        self._require_enough(sum(corpus.num_bytes(split) for split in ("train", "validation", "test")))
         plan = make_plan(settings, train_bytes, budget_s=self.budget_s, probe=probe)
         write_json(path, {**plan.to_dict(), "asked": asked})
         show_plan(plan)

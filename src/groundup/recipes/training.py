@@ -301,14 +301,7 @@ def sft(
         rank=rank,
         world_size=world_size,
     )
-    held_out = ConversationSource(
-        encoded_with_progress(tokenizer, template, validation),
-        batch_size=EVALUATION_ROWS,
-        micro_batch=EVALUATION_ROWS,
-        seed=seed,
-        max_length=longest,
-        pad_id=tokenizer.pad_id,
-    )
+    held_out = _held_out(encoded_with_progress(tokenizer, template, validation), longest, tokenizer.pad_id, seed)
     trainer = Trainer(
         model,
         source,
@@ -318,7 +311,9 @@ def sft(
         run.work,
         stage="sft",
         sink=run.sink,
-        evaluate=lambda module: conversation_loss(module, held_out, max_tokens=EVALUATION_TOKENS),
+        evaluate=None
+        if held_out is None
+        else lambda module: conversation_loss(module, held_out, max_tokens=EVALUATION_TOKENS),
         watch="loss",
         stop=run.stop,
         replan=run.replan,
@@ -328,6 +323,25 @@ def sft(
     trainer.load_best(model)
     _save(out, model, tokenizer, plan, settings, result, {**lineage, "stage": "sft", "seed": seed}, parent=parent)
     return result
+
+
+def _held_out(chats: Sequence[EncodedChat], max_length: int, pad_id: int, seed: int) -> ConversationSource | None:
+    """The held-out conversations that fit, as batches; None (with a warning) when there are none."""
+    fitting = [chat for chat in chats if len(chat.ids) <= max_length]
+    if not fitting:
+        console.warn(
+            f"none of {len(chats)} held-out conversations has at most {max_length} tokens: tuning goes on without "
+            "watching a held-out loss, and the last weights are kept"
+        )
+        return None
+    return ConversationSource(
+        fitting,
+        batch_size=EVALUATION_ROWS,
+        micro_batch=EVALUATION_ROWS,
+        seed=seed,
+        max_length=max_length,
+        pad_id=pad_id,
+    )
 
 
 def _save(
