@@ -11,7 +11,7 @@ from typing import Any
 KINDS = [
     "reading.default",
     "reading.next_parameter",
-    "reading.sentence",
+    "reading.quote",
     "reading.next_word",
     "recall.does",
     "recall.signature",
