@@ -67,7 +67,7 @@ def test_real_instruction_records(shared_data: Path) -> None:
         ({"messages": [{"from": "human", "value": "x"}]}, "message 1 must have 'role' and 'content', it is {\"from\""),
         (
             {"messages": [{"role": "bot", "content": "x"}]},
-            'message 1 has the role "bot": use system, user, assistant, tool',
+            'message 1 has the role "bot": use system, user, assistant',
         ),
         ({"messages": [{"role": "user", "content": None}]}, "message 1: 'content' must be a string, it is null"),
         ({"messages": [*HELLO, {"role": "system", "content": "x"}]}, "message 3 is a system message"),

@@ -214,7 +214,7 @@ def test_wrong_encoding_names_the_offset(tmp_path: Path) -> None:
 def test_json_lines_that_do_not_fit(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_text('{"text": "ok"}\n{"body": "x", "title": "y"}\n')
-    fails(path, r"a\.jsonl, line 2 has no key 'text'; its keys are 'body', 'title': .*--text-key")
+    fails(path, r"a\.jsonl, line 2 has no key 'text'; its keys are 'body', 'title': .*--corpus.text-key")
     fails(path, r"line 1 has no key 'body'; its keys are 'text'", text_key="body")
     path.write_text('{"text": "ok"}\n\n{"text": "cut')
     fails(
@@ -226,7 +226,7 @@ def test_json_lines_that_do_not_fit(tmp_path: Path) -> None:
     path.write_text('["a"]\n')
     fails(path, "line 1 holds a JSON array, an object is needed")
     path.write_text('{"text": ["a"]}\n')
-    fails(path, "line 1: 'text' holds a JSON array, a string is needed: name another key with --text-key")
+    fails(path, "line 1: 'text' holds a JSON array, a string is needed: name another key with --corpus.text-key")
     path.write_text("[" * 100_000 + "\n")
     fails(path, "line 1: JSON nested too deeply")
     path.write_text(json.dumps({"x": "a"}) + "\n" + json.dumps({"x": "b"}))

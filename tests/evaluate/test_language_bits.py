@@ -21,20 +21,24 @@ def random_documents(seed: int, count: int, longest: int, vocab: int = 260) -> l
     return [[source.randrange(vocab) for _ in range(source.randint(0, longest))] for _ in range(count)]
 
 
-def bits_by_definition(model, document: list[int], separator: int, context: int, stride: int) -> float:
-    """Each token from its own forward pass over exactly the tokens that its window shows it."""
-    tokens, total = [separator, *document], 0.0
+def stream_bits(model, tokens: list[int], context: int, stride: int) -> list[float]:
+    """Each token from its own forward pass over exactly the tokens that its window shows it; the first costs 0."""
+    bits = [0.0]
     for target in range(1, len(tokens)):
         if target <= context:
             begin = 0
         else:
             end = context + -(-(target - context) // stride) * stride
-            begin = min(end, len(document)) - context
+            begin = min(end, len(tokens) - 1) - context
         with torch.no_grad():
             hidden = model(torch.tensor([tokens[begin:target]]))
             logits = model.logits(hidden[:, -1:])[0, 0].double()
-        total -= float(logits.log_softmax(-1)[tokens[target]]) / math.log(2)
-    return total
+        bits.append(-float(logits.log_softmax(-1)[tokens[target]]) / math.log(2))
+    return bits
+
+
+def bits_by_definition(model, document: list[int], separator: int, context: int, stride: int) -> float:
+    return sum(stream_bits(model, [separator, *document], context, stride))
 
 
 @pytest.mark.parametrize(("context", "stride"), [(24, 12), (24, 24), (7, 3), (5, 1), (1, 1)])
@@ -50,13 +54,36 @@ def test_equals_one_prediction_at_a_time(tiny_lm, context: int, stride: int) -> 
     assert found.perplexity == pytest.approx(2**found.bits_per_token)
 
 
+@pytest.mark.parametrize(("context", "stride"), [(24, 6), (24, 24), (5, 2)])
+def test_documents_of_a_group_are_read_one_after_the_other(tiny_lm, context: int, stride: int) -> None:
+    """The charge of each document equals that of the whole stream, read one prediction at a time."""
+    model, documents = tiny_lm(5), random_documents(9, 7, 30)
+    documents[2], documents[3] = [], [5, 6, 7]
+    groups = ["a", "a", "a", "b", "b", "a", "c"]
+    sizes = [len(document) for document in documents]
+    found = document_bits(
+        model, documents, sizes, separator_id=256, groups=groups, context=context, stride=stride, batch_tokens=70
+    )
+    expected = np.zeros(7)
+    for members in ([0, 1], [3, 4], [5], [6]):
+        stream = [token for index in members for token in (256, *documents[index])]
+        owners = [owner for index in members for owner in (-1, *[index] * len(documents[index]))]
+        for place, bits in enumerate(stream_bits(model, stream, context, stride)):
+            if owners[place] >= 0:
+                expected[owners[place]] += bits
+    assert found.bits == pytest.approx(expected, rel=1e-5)
+    alone = document_bits(model, documents, sizes, separator_id=256, context=context, stride=stride)
+    assert found.bits[[3, 5, 6]] == pytest.approx(alone.bits[[3, 5, 6]], rel=1e-6)
+    assert abs(found.bits[4] - alone.bits[4]) > 1e-4 and found.bits[2] == 0
+
+
 @settings(deadline=None, max_examples=200)
 @given(st.integers(0, 200), st.integers(1, 40), st.data())
 def test_every_token_is_predicted_once_and_sees_enough(num_tokens: int, context: int, data) -> None:
     stride = data.draw(st.integers(1, context))
     counted = []
     for window in windows_of(3, num_tokens, context, stride):
-        assert window.document == 3
+        assert window.stream == 3
         assert 0 <= window.begin <= window.first_counted < window.end <= num_tokens
         assert window.end - window.begin <= context
         for index in range(window.first_counted, window.end):
@@ -121,6 +148,8 @@ def test_progress_modes_and_gradients(tiny_lm) -> None:
         (DataError, [[1]], [1, 2], {}, "1 documents and 2 byte counts"),
         (DataError, [[1], [260]], [1, 1], {}, "document 1 .* holds the id 260, the model knows 0 to 259"),
         (DataError, [[-1]], [1], {}, "document 0 .* holds the id -1"),
+        (DataError, [[1], [260]], [1, 1], {"groups": ["a", "a"]}, "document 1 .* holds the id 260"),
+        (DataError, [[1], [2]], [1, 1], {"groups": ["a"]}, "2 documents and 1 groups"),
         (DataError, [[]], [0], {}, "the 1 documents hold no bytes"),
         (DataError, [[1], []], [1, 4], {}, "document 1 has 0 tokens and 4 bytes"),
     ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import itertools
 import lzma
 import math
 import random
@@ -18,6 +19,7 @@ from groundup.evaluate import baselines
 from groundup.evaluate.baselines import (
     all_baselines,
     byte_ngram,
+    consecutive_pieces,
     gzip_text,
     token_ngram,
     uniform_bytes,
@@ -142,6 +144,39 @@ def test_priming_reaches_back_over_the_whole_training_text() -> None:
     assert xz_primed(noise, [held_out]).bits_per_byte < 0.05 < 4 < xz_text([held_out]).bits_per_byte
     unrelated = "".join(source.choices("qrstuvwxyz", k=20_000))
     assert xz_primed(noise, [unrelated]).bits == pytest.approx(xz_text([unrelated]).bits, rel=0.1)
+
+
+def test_pieces_add_up_to_the_whole_and_follow_the_groups(monkeypatch: pytest.MonkeyPatch) -> None:
+    source = random.Random(6)
+    text = lambda: "".join(source.choices("abcdefgh", k=400))  # noqa: E731
+    train = [text() for _ in range(5)]
+    # The third piece repeats the first, so that it adds almost nothing; the order within a piece does not matter.
+    texts = [text(), text(), text(), ""]
+    texts += texts[:2]
+    groups = ["a", "a", "b", "b", "a", "a"]
+    for found in (gzip_text(texts, groups), xz_text(texts, groups), xz_primed(train, texts, groups)):
+        assert found.pieces is not None and found.pieces.of_document.tolist() == [0, 0, 1, 1, 2, 2]
+        assert found.pieces.bits.sum() == found.bits
+        assert (found.pieces.bits[:2] > 800).all() and found.pieces.bits[2] < 800
+    prefix, joined = "".join(train).encode(), "".join(texts).encode()
+    primed = xz_primed(train, texts, groups)
+    assert primed.bits == 8 * (xz_size(prefix + joined) - xz_size(prefix)) == xz_primed(train, texts).bits
+    # One group, or text of which too little could be compressed again: no pieces, the same number.
+    assert gzip_text(texts, ["a"] * 6).pieces is None and xz_primed(train, texts).pieces is None
+    monkeypatch.setattr(baselines, "MAX_PIECEWISE_BYTES", 2 * len(prefix + joined) + 1)
+    halves = xz_primed(train, texts, groups)
+    assert halves.pieces is not None and len(halves.pieces.bits) == 2 and halves.bits == primed.bits
+    monkeypatch.setattr(baselines, "MAX_PIECEWISE_BYTES", len(prefix))
+    assert xz_primed(train, texts, groups).pieces is None
+
+
+@given(st.lists(st.sampled_from("abc"), max_size=60), st.integers(1, 10))
+def test_pieces_are_consecutive_and_never_cut_a_run(groups: list[str], limit: int) -> None:
+    pieces = consecutive_pieces(groups, limit).tolist()
+    runs = sum(a != b for a, b in itertools.pairwise(groups)) + bool(groups)
+    assert sorted(set(pieces)) == list(range(min(runs, limit)))
+    for (a, b), (p, q) in zip(itertools.pairwise(groups), itertools.pairwise(pieces), strict=True):
+        assert q - p in (0, 1) and (a != b or p == q)
 
 
 def test_a_long_training_text_primes_with_its_last_part(monkeypatch: pytest.MonkeyPatch) -> None:

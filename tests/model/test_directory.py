@@ -161,7 +161,7 @@ def test_a_file_part_travels_with_the_directory(tmp_path: Path, tokenizer: ByteB
     source.unlink()
     moved = tmp_path / "elsewhere"
     (tmp_path / "m").rename(moved)
-    with pytest.raises(ModelError, match=r"part 'Half' of the file .*part_half\.py.*--trust-code"):
+    with pytest.raises(ModelError, match=r"part 'Half' of the file .*part_half\.py.*trust_code=True"):
         load_model_directory(moved)
     loaded = load_model_directory(moved, trust_code=True)
     text = torch.tensor([[5, 6, 7]])

@@ -23,7 +23,7 @@ FORBIDDEN_ATTRIBUTES = {("torch", "load"), ("torch", "save"), ("os", "system"), 
 FORBIDDEN_METHODS = {"exec_module", "load_module", "run_path"}
 
 ALLOWED = {
-    # The part of kind "file": a user's own source file, after `--trust-code` only.
+    # The part of kind "file": a user's own source file, after `trust_code=True` only.
     ("model/parts/file.py", "exec_module"),
 }
 

@@ -12,7 +12,7 @@ from trainer_tiny import TinyModel, TinySource
 
 from groundup.data.batch import IGNORE_INDEX, Batch
 from groundup.train import objectives
-from groundup.train.objectives import cross_entropy_sum, next_token_loss
+from groundup.train.objectives import ROWS_MULTIPLE, cross_entropy_sum, next_token_loss
 
 
 def relative_error(a: Tensor, b: Tensor) -> float:
@@ -112,7 +112,8 @@ def test_ignored_targets_neither_count_nor_cost(monkeypatch: pytest.MonkeyPatch)
     loss = next_token_loss(model, batch)
     kept = int((batch.targets != IGNORE_INDEX).sum())
     assert loss.count == batch.num_targets() == kept < batch.targets.numel()
-    assert max(seen) == kept
+    # Filled up to a round number of rows, so that few shapes occur; none of them is charged.
+    assert max(seen) == min(-(-kept // ROWS_MULTIPLE) * ROWS_MULTIPLE, batch.targets.numel())
     plain = F.cross_entropy(
         original(model(batch.inputs)).flatten(0, 1), batch.targets.flatten(), ignore_index=IGNORE_INDEX, reduction="sum"
     )

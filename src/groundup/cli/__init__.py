@@ -21,7 +21,7 @@ def main() -> None:
 
 
 def stored_help(arguments: list[str]) -> str | None:
-    """The help text of a call that only asks for help, from a file made by `make help-texts`.
+    """The help text of a call that only asks for help, from a file made by `python tools/make_help.py`.
 
     Building the app and its options takes half a second; a test compares the files with what the app says.
     """

@@ -11,7 +11,7 @@ from groundup.cli.options import with_settings
 from groundup.inference.config import Sampling
 
 
-@with_settings({"": Sampling})
+@with_settings({"": Sampling}, computed={"temperature": "0.0, the likeliest token"})
 def run(
     model: Annotated[Path, Parameter(help="a model directory with a chat template")],
     *,

@@ -11,13 +11,14 @@ from groundup.cli.options import with_settings
 from groundup.recipes.settings import EvaluationSettings
 
 
-@with_settings({"": EvaluationSettings})
+@with_settings({"": EvaluationSettings}, computed={"context": "that of a training window"})
 def run(
     model: Annotated[Path, Parameter(help="the model directory to measure")],
     *,
     corpus: Annotated[Path, Parameter(help="the corpus folder whose test split is read and asked about")],
     before: Annotated[
-        Path | None, Parameter(help="a model to compare with, such as the one before tuning", show_default=False)
+        Path | None,
+        Parameter(help="the model before tuning: its bits per byte are measured, and both answer", show_default=False),
     ] = None,
     out: Annotated[Path, Parameter(help="folder for the results")] = Path("eval"),
     seed: Annotated[int, Parameter(help="of the choice of questions and of the intervals")] = 0,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import inspect
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -17,10 +17,15 @@ from cyclopts import Group, Parameter
 from pydantic import BaseModel
 
 from groundup.core.config import merge, read_config_file
+from groundup.core.errors import ConfigError, suggest
 
 
 def with_settings(
-    tables: dict[str, type[BaseModel]], *, dialled: tuple[str, ...] = ()
+    tables: dict[str, type[BaseModel]],
+    *,
+    dialled: tuple[str, ...] = (),
+    computed: Mapping[str, str] | None = None,
+    also: tuple[str, ...] = (),
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Give a verb one option for each field of the named configs, and `--config FILE`.
 
@@ -29,7 +34,12 @@ def with_settings(
     Args:
         tables: option prefix -> config class.
         dialled: tables whose defaults depend on the dial; their help says so instead of giving a number.
+        computed: option (`train.warmup_steps`) -> what its help says of a default that the verb chooses.
+        also: further keys that a config file may hold at its root.
+
+    A key of the file that the verb does not read is refused, so that no setting is ignored in silence.
     """
+    known = sorted({*also, *(table for table in tables if table), *(tables[""].model_fields if "" in tables else ())})
 
     def decorate(verb: Callable[..., Any]) -> Callable[..., Any]:
         collected: dict[str, tuple[str, str]] = {}
@@ -37,11 +47,13 @@ def with_settings(
         for table, config in tables.items():
             for name, field in config.model_fields.items():
                 kind = _option_type(field.annotation)
-                if kind is None:
+                # The one seed of a verb decides; a table's own is set from it.
+                if kind is None or (table and name == "seed"):
                     continue
                 variable = f"{table}__{name}" if table else f"setting__{name}"
                 collected[variable] = (table, name)
-                parameters.append(_option(variable, table, name, kind, field, table in dialled))
+                said = (computed or {}).get(f"{table}.{name}" if table else name)
+                parameters.append(_option(variable, table, name, kind, field, table in dialled, said))
 
         @functools.wraps(verb)
         def wrapper(*args: Any, config: Path | None = None, **options: Any) -> Any:
@@ -51,6 +63,9 @@ def with_settings(
                 if value is not None:
                     (given.setdefault(table, {}) if table else given)[name] = value
             from_file = read_config_file(config) if config is not None else {}
+            for key in from_file:
+                if key not in known:
+                    raise ConfigError(f"{config} holds {key!r}, which this command does not read{suggest(key, known)}")
             return verb(*args, overrides=merge(from_file, given), **options)
 
         config_option = inspect.Parameter(
@@ -72,10 +87,14 @@ def _resolved(verb: Callable[..., Any]) -> list[inspect.Parameter]:
     return list(signature.parameters.values())
 
 
-def _option(variable: str, table: str, name: str, kind: Any, field: Any, dialled: bool) -> inspect.Parameter:
+def _option(
+    variable: str, table: str, name: str, kind: Any, field: Any, dialled: bool, said: str | None
+) -> inspect.Parameter:
     default = "set by the dial" if dialled and field.default is not None else f"default: {field.default}"
     if field.default is None:
         default = ""
+    if said is not None:
+        default = f"default: {said}"
     text = field.description or name.replace("_", " ")
     option = f"--{table + '.' if table else ''}{name.replace('_', '-')}"
     annotation = Annotated[

@@ -11,7 +11,14 @@ from groundup.cli.options import with_settings
 from groundup.recipes.settings import ExecutionSettings, SftSettings
 
 
-@with_settings({"train": SftSettings, "execution": ExecutionSettings})
+@with_settings(
+    {"train": SftSettings, "execution": ExecutionSettings},
+    computed={
+        "train.warmup_steps": "a twentieth of the steps, at most 50",
+        "train.evaluate_every": "a fifth of the steps",
+        "train.checkpoint_every": "a quarter of the steps, at most 250",
+    },
+)
 def run(
     model: Annotated[Path, Parameter(help="the model directory to tune")],
     data: Annotated[

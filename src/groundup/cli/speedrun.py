@@ -31,6 +31,8 @@ from groundup.recipes.settings import (
         "evaluation": EvaluationSettings,
     },
     dialled=("tokenizer", "model", "pretrain", "sft"),
+    computed={"evaluation.context": "that of a training window"},
+    also=("depth", "seed"),
 )
 def run(
     source: Annotated[str | None, Parameter(help="python-docs, shakespeare, or a file or folder of your text")] = None,
@@ -49,6 +51,7 @@ def run(
     same command goes on from where it stopped, and a finished stage is not repeated unless its inputs changed.
     """
     from groundup.core.config import merge
+    from groundup.core.errors import UsageError
     from groundup.recipes.plan import parse_duration
     from groundup.recipes.speedrun import speedrun
 
@@ -61,5 +64,10 @@ def run(
         given["seed"] = seed
     merged = merge(overrides, given)
     used = merged.get("corpus", {}).get("source", "python-docs")
-    folder = runs / (name or re.sub(r"[^\w.-]+", "-", Path(used).name).strip("-") or "run")
+    name = name or re.sub(r"[^\w.-]+", "-", Path(used).expanduser().resolve().name).strip("-.") or "run"
+    if name in (".", "..") or re.search(r"[/\\]", name):
+        raise UsageError(
+            f"--name {name!r} is no name of a folder: use letters, digits, - and _, and --runs for a place"
+        )
+    folder = runs / name
     speedrun(merged, run=folder, budget_s=None if budget is None else parse_duration(budget), replan=replan)

@@ -14,7 +14,7 @@ app = App(name="tokenizer", help="Train a tokenizer, or show how it cuts a text.
 
 
 @app.command
-@with_settings({"": TokenizerSettings})
+@with_settings({"": TokenizerSettings}, computed={"vocab_size": "follows the amount of text"})
 def train(
     corpus: Annotated[Path, Parameter(help="a corpus folder (groundup corpus)")],
     *,

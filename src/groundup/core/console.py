@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -13,7 +14,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-out = Console(highlight=False, soft_wrap=True)
+# Of several processes that train together only the first reports; warnings and errors come from each.
+out = Console(highlight=False, soft_wrap=True, quiet=os.environ.get("RANK", "0") != "0")
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 

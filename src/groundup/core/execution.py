@@ -128,7 +128,7 @@ def resolve_device(name: str = "auto") -> str:
     if kind not in present:
         raise UsageError(f"unknown device {name!r}: use auto, cpu, cuda, cuda:N or mps")
     if not present[kind]:
-        raise UsageError(f"device {name!r} is not available on this machine: use --device cpu")
+        raise UsageError(f"device {name!r} is not available on this machine: use cpu")
     return name
 
 

@@ -12,11 +12,13 @@ from groundup.core.files import read_json, sha256_file, sha256_json, write_json
 
 
 class RunDir:
-    """`runs/NAME`: the stages' outputs, `metrics.jsonl` and `stages.json`, the ledger of finished stages."""
+    """`runs/NAME`: the stages' outputs, `metrics.jsonl` and `stages.json`, the ledger of finished stages.
+
+    The folder is made by what is first written into it, so that a run that cannot begin leaves nothing.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        path.mkdir(parents=True, exist_ok=True)
 
     @property
     def ledger_path(self) -> Path:
@@ -54,7 +56,8 @@ class RunDir:
     def stage(self, stage: str, inputs: dict[str, Any], work: Callable[[], tuple[list[Path], dict[str, Any]]]) -> bool:
         """Run `work` unless the stage is current. Returns True when it ran.
 
-        `work` returns the files it wrote and facts for the ledger.
+        `work` returns the files it wrote and facts for the ledger; `earlier_s` among them are seconds that runs before
+        this one spent on the stage.
         """
         if self.is_current(stage, inputs):
             return False
@@ -63,7 +66,8 @@ class RunDir:
         missing = [str(path) for path in outputs if not path.is_file()]
         if missing:
             raise DataError(f"stage {stage} did not leave {', '.join(missing)}")
-        self.finish(stage, inputs, outputs, time.monotonic() - start, **facts)
+        earlier_s = float(facts.pop("earlier_s", 0.0))
+        self.finish(stage, inputs, outputs, earlier_s + time.monotonic() - start, **facts)
         return True
 
     def facts(self, stage: str) -> dict[str, Any]:

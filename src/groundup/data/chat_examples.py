@@ -94,6 +94,14 @@ WORDINGS: dict[str, list[str]] = {
         "{p}\nName the default of {x}.",
         "Look at {p}. Tell me the default of {x}.",
         "What does {x} default to?\n\n{p}",
+        "{p}\nWhen I omit {x}, which value does it get?",
+        "{p}\nSay I never mention {x}, what will it be?",
+        "Read this: {p}\nA caller sets everything but {x}, so what does it hold?",
+        "Look at {p}. Nobody gives {x} here, which value counts?",
+        "Here is a signature: {p}\nWithout {x}, what is used instead?",
+        "You see {p}\nWhat happens to {x} if I say nothing about it?",
+        "Read this: {p}\nWhich value stands for {x} at first?",
+        "Signature: {p}\nThe usual value of {x}, please.",
         "Signature: {p}\nDefault of {x}?",
         "Read this: {p}\nIf I do not pass {x}, what is its value?",
     ],
@@ -108,6 +116,10 @@ WORDINGS: dict[str, list[str]] = {
         "Given {p}, name what follows {x}.",
         "What stands right after {x} here?\n{p}",
         "{p}\nI know {x}. What is the one after it?",
+        "Signature: {p}\nAfter {x}, which one do I write?",
+        "You see {p}\nWhat do I pass behind {x} there?",
+        "Look at {p}. Having set {x}, which is the next to set?",
+        "Here is a signature: {p}\nSay what stands one place after {x} in it.",
         "Signature: {p}\nName the parameter after {x}.",
         "Look at {p}. What is the next parameter after {x}?",
     ],
@@ -122,6 +134,12 @@ WORDINGS: dict[str, list[str]] = {
         "Text: {p}\nHow does it go on from {x}?",
         "Read on from {x} to where the sentence ends.\n\n{p}",
         "Begin at {x} and give me the sentence to its end.\n\n{p}",
+        "Here is a text: {p}\nIf I start at {x}, what is left of that sentence?",
+        "Text: {p}\nWhat are the last words of the sentence, with {x} as the first?",
+        "{p}\n\nPlease finish the sentence for me, starting at {x}, as it stands there.",
+        "Here is a text: {p}\nHow is {x} followed up to the full stop?",
+        "Text: {p}\nThe sentence with {x} in it: how does it go to its end from there?",
+        "You see this text: {p}\nFind {x} there, then tell me all that is said until the sentence is over.",
         "Text: {p}\nGive me the rest of the sentence from {x} on.",
         "Here is a text: {p}\nHow does the sentence end, from {x} on?",
     ],
@@ -134,6 +152,10 @@ WORDINGS: dict[str, list[str]] = {
         "Here is a text: {p}\nWhich word stands after {x}?",
         "Text: {p}\nWhat follows {x}?",
         "In this text, what comes right after {x}?\n\n{p}",
+        "Text: {p}\nOne word only: which one stands behind {x}?",
+        "Here is a text: {p}\nIf I read {x}, which single word do I read then?",
+        "You see this text: {p}\nFind {x} there and tell me one more word.",
+        "{p}\n\nWhich word is next to {x}, on its right?",
         "Text: {p}\nName the word after {x}.",
         "Here is a text: {p}\nWhat comes next after {x}?",
     ],
@@ -223,7 +245,7 @@ def text_examples(documents: Mapping[str, Sequence[Document]], *, seed: int = 0)
     for document in documents["train"]:
         held_out = random.random() < HELD_OUT_NAMES
         wordings = _wordings(held_out=held_out)
-        for passage in _passages(document.text):
+        for passage in _passages(document.text)[:PASSAGES_OF_A_DOCUMENT]:
             words = passage.split(" ")
             if len(words) >= 16:
                 answer = " ".join(words[8:16])

@@ -14,7 +14,7 @@ from groundup.data.readers import json_type, read_records, read_text
 #: A message: its `role` and its `content`.
 Message = dict[str, str]
 
-ROLES = ("system", "user", "assistant", "tool")
+ROLES = ("system", "user", "assistant")
 SCHEMAS = (
     '{"messages": [{"role": "user", "content": ...}, {"role": "assistant", "content": ...}]}, '
     '{"prompt": ..., "completion": ...} or {"instruction": ..., "input": ..., "output": ...}'

@@ -87,10 +87,14 @@ def read_source(source: str, *, text_key: str = "text", nfc: bool = False) -> li
     return documents
 
 
+# What marks a folder that groundup wrote: a run, a corpus, a model. Its texts are results and no source.
+MADE_HERE = ("stages.json", "corpus.json", "lineage.json")
+
+
 def find_files(folder: Path) -> list[Path]:
     """Return every supported file below `folder`, sorted by path, each real file once.
 
-    Names that begin with a dot are left out. Links are followed; a link back to a folder above ends there.
+    Names that begin with a dot, and folders that a run left (MADE_HERE), are left out. Links are followed; a link back to a folder above ends there.
 
     Raises:
         DataError: when there is none (saying what was seen), or a folder cannot be listed.
@@ -131,7 +135,11 @@ def _walk(folder: Path) -> Iterator[Path]:
                 folders.clear()
                 continue
             visited.add(real)
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        folders[:] = sorted(
+            name
+            for name in folders
+            if not name.startswith(".") and not any((here / name / made).is_file() for made in MADE_HERE)
+        )
         for name in sorted(names):
             with explained(here / name):
                 is_file = not name.startswith(".") and (here / name).is_file()
@@ -176,13 +184,13 @@ def _read_jsonl(path: Path, name: str, group: str | None, text_key: str, nfc: bo
             keys = ", ".join(map(repr, record)) or "none"
             raise DataError(
                 f"{path}, line {number} has no key {text_key!r}; its keys are {keys}: name the one that holds the "
-                "text with --text-key"
+                "text with --corpus.text-key"
             )
         text = record[text_key]
         if not isinstance(text, str):
             raise DataError(
                 f"{path}, line {number}: {text_key!r} holds a JSON {json_type(text)}, a string is needed: name "
-                "another key with --text-key"
+                "another key with --corpus.text-key"
             )
         text = normalize_text(text, nfc=nfc)
         if text.strip():

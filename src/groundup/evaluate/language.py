@@ -8,6 +8,7 @@ The tokenizer's own segmentation of a text is one of several that spell it, so t
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -61,38 +62,78 @@ class DocumentBits:
 
 
 @dataclass(frozen=True)
-class Window:
-    """One forward pass over a piece of a document (`begin` counts the document's tokens with the separator as 0).
+class Stream:
+    """Documents that are read one after the other, with the separator before each.
 
     Attributes:
-        document: its index.
+        tokens: int64, begins with a separator.
+        owners: int64, for each input the index of the document that its target, the next token, belongs to; -1 where
+            the target is a separator, which nobody is charged for.
+    """
+
+    tokens: NDArray[np.int64]
+    owners: NDArray[np.int64]
+
+    @property
+    def num_targets(self) -> int:
+        return len(self.owners)
+
+
+@dataclass(frozen=True)
+class Window:
+    """One forward pass over a piece of a stream.
+
+    Attributes:
+        stream: its index.
         begin, end: the inputs, end exclusive; the target of input i is token i + 1.
         first_counted: the first input whose target is counted; those before give context only.
     """
 
-    document: int
+    stream: int
     begin: int
     end: int
     first_counted: int
 
 
-def windows_of(document: int, num_tokens: int, context: int, stride: int) -> list[Window]:
-    """Cut one document into windows so that each of its tokens is predicted exactly once.
+def windows_of(stream: int, num_targets: int, context: int, stride: int) -> list[Window]:
+    """Cut one stream into windows so that each of its targets is predicted exactly once.
 
     Args:
-        document: index that the windows carry.
-        num_tokens: tokens of the text (the separator before it is not one of them).
+        stream: index that the windows carry.
+        num_targets: tokens of the stream after its first separator.
         context: inputs of a window, at most.
         stride: targets that each window after the first adds; the others repeat as context. So a token is predicted
             from at least `context - stride` + 1 tokens before it, or from all that there are.
     """
     windows = []
     counted = 0
-    while counted < num_tokens:
-        end = min(num_tokens, context if counted == 0 else counted + stride)
-        windows.append(Window(document, max(0, end - context), end, counted))
+    while counted < num_targets:
+        end = min(num_targets, context if counted == 0 else counted + stride)
+        windows.append(Window(stream, max(0, end - context), end, counted))
         counted = end
     return windows
+
+
+def streams_of(documents: Sequence[Ids], separator_id: int, groups: Sequence[str] | None = None) -> list[Stream]:
+    """Lay documents out for reading: each alone, or neighbours of the same group one after the other.
+
+    Args:
+        documents: token ids without separators; empty ones are left out.
+        separator_id: stands before each document.
+        groups: a label for each document, or None to read each alone.
+    """
+    labels = range(len(documents)) if groups is None else groups
+    filled = [index for index, ids in enumerate(documents) if len(ids)]
+    streams = []
+    for _, members in itertools.groupby(filled, key=lambda index: labels[index]):
+        tokens: list[int] = []
+        owners: list[int] = []
+        for index in members:
+            tokens += [separator_id, *documents[index]]
+            owners += [-1] + [index] * len(documents[index])
+        # The first separator is nobody's target.
+        streams.append(Stream(np.array(tokens, dtype=np.int64), np.array(owners[1:], dtype=np.int64)))
+    return streams
 
 
 def document_bits(
@@ -101,6 +142,7 @@ def document_bits(
     num_bytes: Sequence[int] | NDArray[Any],
     *,
     separator_id: int,
+    groups: Sequence[str] | None = None,
     context: int | None = None,
     stride: int | None = None,
     batch_tokens: int = 8_192,
@@ -114,6 +156,8 @@ def document_bits(
         documents: the token ids of each text, without separators; an empty one costs nothing.
         num_bytes: the UTF-8 bytes of each text.
         separator_id: the token that stood between documents in training (bos or end of text).
+        groups: a label for each document: neighbours with the same label are read one after the other, as training
+            reads them, so that a document's beginning is predicted from the end of the one before. None: each alone.
         context: tokens the model sees at once; by default `max_position_embeddings`.
         stride: see `windows_of`; by default half of the context. Smaller is slower and gives lower bits.
         batch_tokens: about how many tokens one forward pass reads.
@@ -137,11 +181,15 @@ def document_bits(
     if precision not in ("float32", "bfloat16"):
         raise UsageError(f"precision {precision!r} is unknown: use float32 or bfloat16")
     lengths = check_documents(documents, num_bytes)
-    tokens = [np.concatenate([[separator_id], np.asarray(ids, dtype=np.int64)]) for ids in documents]
-    _check_ids(tokens, int(model.config.vocab_size))
-    windows = [w for index, length in enumerate(lengths) for w in windows_of(index, length, context, stride)]
+    if groups is not None and len(groups) != len(documents):
+        raise DataError(f"{len(documents)} documents and {len(groups)} groups were given: need one per document")
+    streams = streams_of(documents, separator_id, groups)
+    _check_ids(streams, int(model.config.vocab_size))
+    windows = [
+        w for index, stream in enumerate(streams) for w in windows_of(index, stream.num_targets, context, stride)
+    ]
     # Windows of like length together: little padding. Longest first, so that a lack of memory shows at once.
-    windows.sort(key=lambda window: (window.begin - window.end, window.document, window.begin))
+    windows.sort(key=lambda window: (window.begin - window.end, window.stream, window.begin))
     bits = np.zeros(len(documents))
     done, total = 0, sum(window.end - window.begin for window in windows)
     device = next(iter(model.parameters())).device
@@ -149,8 +197,8 @@ def document_bits(
         rows = max(1, batch_tokens // (windows[0].end - windows[0].begin))
         batch, windows = windows[:rows], windows[rows:]
         with evaluation_mode(model), torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
-            losses = _window_bits(model, batch, tokens, device)
-        np.add.at(bits, [window.document for window in batch], losses)
+            owners, losses = _window_bits(model, batch, streams, device)
+        np.add.at(bits, owners, losses)
         done += sum(window.end - window.begin for window in batch)
         if on_progress is not None:
             on_progress(done, total)
@@ -167,7 +215,7 @@ def bits_per_byte(model: LanguageModel, tokenizer: Tokenizer, texts: Sequence[st
     """Measure a model on texts: `document_bits` with the tokenizer's ids, bytes and separator.
 
     Args:
-        options: `context`, `stride`, `batch_tokens`, `precision`, `on_progress`, as in `document_bits`.
+        options: `groups`, `context`, `stride`, `batch_tokens`, `precision`, `on_progress`, as in `document_bits`.
     """
     separator = tokenizer.eos_id if tokenizer.bos_id is None else tokenizer.bos_id
     if separator is None:
@@ -190,39 +238,39 @@ def check_documents(documents: Sequence[Ids], num_bytes: Sequence[int] | NDArray
     return [len(document) for document in documents]
 
 
-def _check_ids(tokens: list[NDArray[np.int64]], vocab_size: int) -> None:
-    for index, ids in enumerate(tokens):
-        worst = int(ids.min() if ids.min() < 0 else ids.max())
-        if not 0 <= worst < vocab_size:
+def _check_ids(streams: list[Stream], vocab_size: int) -> None:
+    for stream in streams:
+        low, high = int(stream.tokens.min()), int(stream.tokens.max())
+        if low < 0 or high >= vocab_size:
+            bad = low if low < 0 else high
+            place = int(np.flatnonzero(stream.tokens == bad)[0])
+            owner = int(stream.owners[max(0, place - 1)])
             raise DataError(
-                f"document {index} (with its separator) holds the id {worst}, the model knows 0 to {vocab_size - 1}: "
-                "does the tokenizer belong to this model?"
+                f"document {max(owner, 0)} (with its separator) holds the id {bad}, the model knows 0 to "
+                f"{vocab_size - 1}: does the tokenizer belong to this model?"
             )
 
 
 def _window_bits(
-    model: LanguageModel,
-    batch: list[Window],
-    tokens: list[NDArray[np.int64]],
-    device: torch.device,
-) -> NDArray[np.float64]:
-    """The counted bits of each window, as one forward pass over all of them."""
+    model: LanguageModel, batch: list[Window], streams: list[Stream], device: torch.device
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """The counted targets of some windows as one forward pass: each one's document, and its bits."""
     width = max(window.end - window.begin for window in batch)
     # Padding stands on the right, where causal attention lets nothing see it.
     inputs = torch.zeros(len(batch), width, dtype=torch.int64)
     targets = torch.zeros_like(inputs)
-    counted = torch.zeros_like(inputs, dtype=torch.bool)
+    owners = torch.full_like(inputs, -1)
     for row, window in enumerate(batch):
-        size = window.end - window.begin
-        ids = torch.from_numpy(tokens[window.document][window.begin : window.end + 1])
+        size, stream = window.end - window.begin, streams[window.stream]
+        ids = torch.from_numpy(stream.tokens[window.begin : window.end + 1])
         inputs[row, :size] = ids[:-1]
         targets[row, :size] = ids[1:]
-        counted[row, window.first_counted - window.begin : size] = True
+        counted = slice(window.first_counted, window.end)
+        owners[row, window.first_counted - window.begin : size] = torch.from_numpy(stream.owners[counted])
+    charged = owners >= 0
     hidden = model(inputs.to(device))
-    losses = _counted_losses(model, hidden, targets.to(device), counted.to(device))
-    rows = counted.nonzero()[:, 0].numpy()
-    nats = np.bincount(rows, weights=losses.cpu().double().numpy(), minlength=len(batch))
-    return np.asarray(nats, dtype=np.float64) / math.log(2)
+    losses = _counted_losses(model, hidden, targets.to(device), charged.to(device))
+    return owners[charged].numpy(), losses.cpu().double().numpy() / math.log(2)
 
 
 def _counted_losses(

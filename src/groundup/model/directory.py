@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import platform
 import shutil
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from groundup.model.transformer import Transformer, assemble
 from groundup.model.weights.files import WEIGHTS_FILE, load_weights, save_weights
 from groundup.tokenizer import load_tokenizer
 from groundup.tokenizer.base import Tokenizer
-from groundup.tokenizer.chat import ChatTemplate
+from groundup.tokenizer.chat import ChatTemplate, load_chat_template
 
 CONFIG_FILE, LINEAGE_FILE, GENERATION_FILE = "config.json", "lineage.json", "generation_config.json"
 TOKENIZER_CONFIG_FILE, CARD_FILE, TEMPLATE_FILE = "tokenizer_config.json", "README.md", "chat_template.jinja"
@@ -96,7 +95,7 @@ def save_model_directory(
         DataError: when the disk is full or not writable.
     """
     _check_vocabulary(tokenizer, model.config, folder)
-    _check_replaceable(folder)
+    check_replaceable(folder)
     temporary = folder.with_name(f".{folder.name}.part")
     try:
         _recover(folder)
@@ -125,7 +124,7 @@ def save_model_directory(
 
 
 def load_model_directory(
-    folder: Path, *, device: str = "cpu", dtype: str = "float32", trust_code: bool = False
+    folder: Path | str, *, device: str = "cpu", dtype: str = "float32", trust_code: bool = False
 ) -> LoadedModel:
     """Read a model directory, ours or one that transformers wrote.
 
@@ -138,6 +137,7 @@ def load_model_directory(
     Raises:
         ModelError: when something is missing, damaged, unknown, or does not fit, naming the file.
     """
+    folder = Path(folder)
     config = read_model_config(folder)
     model = assemble(_with_paths_under(config, folder), trust_code=trust_code).to(torch_dtype(dtype))
     load_weights(folder, model)
@@ -146,7 +146,7 @@ def load_model_directory(
     return LoadedModel(
         model=model.to(device).eval(),
         tokenizer=tokenizer,
-        chat_template=_read_template(folder),
+        chat_template=load_chat_template(folder),
         generation=_read_optional(folder / GENERATION_FILE),
         lineage=_read_optional(folder / LINEAGE_FILE),
         folder=folder,
@@ -180,17 +180,6 @@ def _read_optional(path: Path) -> dict[str, Any]:
     return values
 
 
-def _read_template(folder: Path) -> ChatTemplate | None:
-    # transformers writes the template to a file of its own, which it prefers over the key.
-    if (folder / TEMPLATE_FILE).is_file():
-        return ChatTemplate((folder / TEMPLATE_FILE).read_text(encoding="utf-8"))
-    source = _read_optional(folder / TOKENIZER_CONFIG_FILE).get("chat_template")
-    if isinstance(source, Sequence) and not isinstance(source, str):
-        named = {entry["name"]: entry["template"] for entry in source}
-        source = named.get("default")
-    return None if source is None else ChatTemplate(source)
-
-
 def _check_vocabulary(tokenizer: Tokenizer, config: TransformerConfig, folder: Path) -> None:
     if tokenizer.vocab_size > config.vocab_size:
         raise ModelError(
@@ -199,7 +188,8 @@ def _check_vocabulary(tokenizer: Tokenizer, config: TransformerConfig, folder: P
         )
 
 
-def _check_replaceable(folder: Path) -> None:
+def check_replaceable(folder: Path) -> None:
+    """Raise ModelError where `save_model_directory` would refuse to write: a file, or a folder with other things."""
     if not folder.exists():
         return
     if not folder.is_dir():

@@ -186,7 +186,7 @@ def initialize(model: Transformer, seed: int) -> None:
 
     Projections back into the residual stream get std / sqrt(N), N the number of residual additions, so that the
     stream's variance does not grow with depth (Radford et al. 2019, GPT-2, section 2.3). Each parameter has a
-    generator of its own, so that adding a layer leaves the others' values as they were.
+    generator of its own, so that adding a layer leaves the others' values as they were, up to that factor.
     """
     std = model.config.initializer_range
     additions = sum(2 + (layer.cross_attention is not None) for layer in model.config.layers())

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import platform
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -39,7 +41,7 @@ def source_fingerprint(source: str) -> str:
     """What changes when the source changes: names, sizes and times of its files, or the version that carries it."""
     if source in NAMED_SOURCES:
         return f"{source} {platform.python_version()}"
-    path = Path(source)
+    path = Path(source).expanduser()
     files = find_files(path) if path.is_dir() else [path] * path.is_file()
     facts = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
     return sha256_json(facts)
@@ -60,6 +62,8 @@ def make_corpus(
         ticker.advance(1, f"{len(documents):,} documents")
     if check is not None:
         check(sum(document.num_bytes for document in documents))
+    # Questions of another split must never stand beside this one, also when this is broken off.
+    shutil.rmtree(folder / "chat", ignore_errors=True)
     corpus = write_corpus(
         documents,
         folder,
@@ -130,8 +134,14 @@ def make_shards(corpus: Corpus, tokenizer: Tokenizer, folder: Path, *, chat: boo
             write_shards(
                 corpus.documents(split), tokenizer, folder / split, on_progress=lambda done: ticker.advance(done)
             )
+    conversations = _conversations(corpus, tokenizer, seed) if chat else iter(())
+    first = next(conversations, None)
+    if first is not None:
+        write_token_shards(itertools.chain([first], conversations), tokenizer, folder / "chat")
+        return
+    shutil.rmtree(folder / "chat", ignore_errors=True)
     if chat:
-        write_token_shards(_conversations(corpus, tokenizer, seed), tokenizer, folder / "chat")
+        console.warn("no reading questions could be made from this text: pretraining reads documents only")
 
 
 def _conversations(corpus: Corpus, tokenizer: Tokenizer, seed: int) -> Iterator[tuple[str, list[int], int]]:

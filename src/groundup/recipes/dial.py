@@ -5,11 +5,15 @@ The constants were chosen by the runs in docs/experiments.md; each can be overri
 
 from __future__ import annotations
 
+import copy
 import math
-from typing import Any
+from typing import Annotated, Any
 
-from groundup.core.config import merge
-from groundup.core.errors import ConfigError
+from pydantic import TypeAdapter, ValidationError
+from pydantic.fields import FieldInfo
+
+from groundup.core.config import Config, merge
+from groundup.core.errors import ConfigError, suggest
 from groundup.recipes.settings import SpeedrunSettings
 
 # Heads of 64, three for every four layers: at 2 MB of text, 192 wide beats 256 in the same time (docs/experiments.md).
@@ -19,9 +23,9 @@ HEADS_PER_LAYER = 0.75
 MIN_LAYERS = 2
 # Text seen per update: small models want many small updates.
 TOKENS_PER_UPDATE = 2048
-# Passes over a small corpus: the validation loss rises after the fifth (docs/experiments.md); Muennighoff et al.
-# 2023, arXiv:2305.16264, find up to 4 as good as new text.
-MAX_EPOCHS = 5.0
+# Passes over a small corpus: with this weight decay the held-out loss still falls in the sixth (docs/experiments.md);
+# Muennighoff et al. 2023, arXiv:2305.16264, find up to 4 as good as new text.
+MAX_EPOCHS = 6.0
 # Chinchilla's 20 tokens a parameter (Hoffmann et al. 2022, arXiv:2203.15556) where the corpus is large enough.
 TOKENS_PER_PARAMETER = 20
 CHAT_SHARE = 0.25
@@ -47,11 +51,11 @@ def settings_for(depth: int, text_bytes: int, overrides: dict[str, Any] | None =
     """
     if not 1 <= depth <= 64:
         raise ConfigError(f"depth ({depth}) must lie between 1 and 64")
-    overrides = overrides or {}
+    overrides = copy.deepcopy(overrides or {})
+    check_overrides(overrides)
     tokenizer = merge({"kind": "bpe", "vocab_size": vocabulary_for(text_bytes)}, overrides.get("tokenizer", {}))
     chars = tokenizer["kind"] == "char"
-    heads = max(2, round(HEADS_PER_LAYER * depth))
-    hidden = HEAD_DIM * heads
+    hidden, heads = _width_and_heads(depth, overrides.get("model", {}))
     model = merge(
         {
             "preset": "qwen3",
@@ -88,14 +92,60 @@ def settings_for(depth: int, text_bytes: int, overrides: dict[str, Any] | None =
     }
     merged = merge(base, overrides)
     # Places beyond the training window were never seen; text is read in windows of its size.
-    merged.setdefault("evaluation", {}).setdefault("context", merged["pretrain"]["context"])
+    merged["evaluation"] = {"context": merged["pretrain"]["context"], **merged.get("evaluation", {})}
     for stage, every in (("pretrain", 8), ("sft", 4)):
         values = merged[stage]
         steps = values["num_steps"]
-        values.setdefault("warmup_steps", min(100, max(1, steps // 20)))
+        values.setdefault("warmup_steps", min(100, steps // 20))
         values.setdefault("evaluate_every", max(1, math.ceil(steps / every)))
         values.setdefault("checkpoint_every", max(1, min(250, steps // 4)))
     return SpeedrunSettings(**merged)
+
+
+def check_overrides(overrides: dict[str, Any]) -> None:
+    """Check the type and range of each given value on its own, before anything is computed from it.
+
+    Raises:
+        ConfigError: naming the setting and the value.
+    """
+    for name, value in overrides.items():
+        field = SpeedrunSettings.model_fields.get(name)
+        if field is None:
+            raise ConfigError(
+                f"SpeedrunSettings has no field {name!r}{suggest(name, tuple(SpeedrunSettings.model_fields))}"
+            )
+        if name == "depth" and isinstance(value, int):
+            continue  # its range is the dial's, and said there
+        table = field.annotation
+        if not (isinstance(table, type) and issubclass(table, Config)):
+            _check_value(name, field, value)
+            continue
+        if not isinstance(value, dict):
+            raise ConfigError(f"{name} is a table of settings, not {value!r}")
+        for key, inner in value.items():
+            if key not in table.model_fields:
+                raise ConfigError(f"{name} has no field {key!r}{suggest(str(key), tuple(table.model_fields))}")
+            _check_value(f"{name}.{key}", table.model_fields[key], inner)
+
+
+def _check_value(name: str, field: FieldInfo, value: Any) -> None:
+    try:
+        adapter: TypeAdapter[Any] = TypeAdapter(Annotated[field.annotation, field])  # type: ignore[arg-type]
+        adapter.validate_python(value)
+    except ValidationError as error:
+        raise ConfigError(f"{name}: {error.errors()[0]['msg']} (got {value!r})") from None
+
+
+def _width_and_heads(depth: int, given: dict[str, Any]) -> tuple[int, int]:
+    """Width and heads by the depth; where the user gave one of the two, the other follows it."""
+    if "hidden_size" in given:
+        width = int(given["hidden_size"])
+        wanted = min(width, given.get("num_attention_heads", max(1, round(width / HEAD_DIM))))
+        # Heads divide the width into parts of even size, since rotary turns pairs.
+        fitting = [count for count in range(wanted, 0, -1) if width % (2 * count) == 0]
+        return width, fitting[0] if fitting else 1
+    heads = int(given.get("num_attention_heads", max(2, round(HEADS_PER_LAYER * depth))))
+    return HEAD_DIM * heads, heads
 
 
 def vocabulary_for(text_bytes: int) -> int:
@@ -109,8 +159,8 @@ def approximate_parameters(model: dict[str, Any], vocab_size: int) -> int:
     return int(vocab_size * hidden + layers * (4 * hidden**2 + 3 * hidden * model["intermediate_size"]))
 
 
-def smallest_corpus_bytes(settings: SpeedrunSettings) -> int:
-    """Text below which a run of these settings cannot work at all.
+def smallest_corpus_bytes(settings: SpeedrunSettings) -> tuple[int, str]:
+    """Text below which a run of these settings cannot work at all, and what would lower it.
 
     Each split must hold a few windows, and a BPE vocabulary needs text to be learned from.
     """
@@ -118,4 +168,6 @@ def smallest_corpus_bytes(settings: SpeedrunSettings) -> int:
     held_out = min(settings.corpus.validation_fraction, settings.corpus.test_fraction)
     windows = 4 * settings.pretrain.context * per_token / held_out / 4
     vocabulary = 20 * settings.tokenizer.vocab_size if settings.tokenizer.kind == "bpe" else 2_000
-    return int(max(windows, vocabulary))
+    if windows >= vocabulary:
+        return int(windows), "set a smaller --pretrain.context"
+    return int(vocabulary), "set a smaller --tokenizer.vocab-size"

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from groundup.core import console
 from groundup.core.files import atomic_write, write_json
@@ -40,42 +44,56 @@ MAX_ANSWER_TOKENS = 64
 
 
 def evaluate_language(corpus: Corpus, base: LoadedModel, settings: EvaluationSettings, *, seed: int) -> dict[str, Any]:
-    """Bits per byte of the test split, with intervals over its documents, beside every baseline.
+    """Bits per byte of the test split, with intervals over its groups, beside every baseline.
+
+    The documents of a group are read one after the other, as training packs them; compressors get the whole text in
+    one piece.
 
     Returns:
         what `eval/language.json` holds: test_bytes, documents, groups, methods, differences.
     """
+    context = settings.context or trained_context(base)
     test, train = list(corpus.documents("test")), [document.text for document in corpus.documents("train")]
-    texts = [document.text for document in test]
+    texts, groups = [document.text for document in test], [document.group for document in test]
     with console.progress("eval: held-out text", sum(len(base.tokenizer.encode(t)) for t in texts), "tokens") as ticker:
         model = bits_per_byte(
             base.model,
             base.tokenizer,
             texts,
-            context=settings.context,
-            stride=min(settings.stride, settings.context or settings.stride),
+            groups=groups,
+            context=context,
+            stride=min(settings.stride, context),
             on_progress=console.Running(ticker),
         )
     with console.progress("eval: baselines", 8, "baselines") as ticker:
         baselines = all_baselines(
-            train, texts, lambda t: base.tokenizer.encode_batch(t), base.tokenizer.vocab_size,
+            train, texts, lambda t: base.tokenizer.encode_batch(t), base.tokenizer.vocab_size, groups=groups,
             on_progress=lambda done, total, name: ticker.advance(1, name),
         )  # fmt: skip
-    groups = [document.group for document in test]
+    unknown = unknown_bits(base.tokenizer, texts)
+    model = dataclasses.replace(model, bits=model.bits + unknown)
     bits, num_bytes = _grouped(model.bits, groups), _grouped(model.num_bytes, groups)
     interval = bootstrap_ratio(bits, num_bytes, seed=seed)
-    methods = [_method("groundup base", "model", interval, "")]
+    note = f"a group's documents in a row, {context} tokens at once"
+    methods = [_method(f"groundup {role_of(base)}", "model", interval, note)]
     differences = []
     for baseline in baselines:
-        if baseline.documents is None:
-            # A compressor gives one size for the whole text: its number is taken as exact.
+        if baseline.documents is not None:
+            spelled = unknown if baseline.name.endswith("of tokens") else 0.0
+            theirs = _grouped(baseline.documents.bits + spelled, groups)
+            methods.append(_method(baseline.name, "baseline", bootstrap_ratio(theirs, num_bytes, seed=seed), ""))
+            gap = paired_bootstrap_ratio(theirs, bits, num_bytes, seed=seed)
+        elif baseline.pieces is not None:
+            # What a group adds depends on the groups before it, so only the difference to the model has an interval.
+            pieces, value = baseline.pieces, baseline.bits_per_byte
+            methods.append(_method(baseline.name, "baseline", Interval(value, value, value), "whole text in one piece"))
+            ours, size = (np.bincount(pieces.of_document, weights=a) for a in (model.bits, model.num_bytes))
+            gap = paired_bootstrap_ratio(pieces.bits, ours, size, seed=seed)
+        else:
+            # One size for the whole text: its number is taken as exact.
             value = baseline.bits_per_byte
             methods.append(_method(baseline.name, "baseline", Interval(value, value, value), "whole text in one piece"))
             gap = Interval(value - interval.value, value - interval.high, value - interval.low)
-        else:
-            theirs = _grouped(baseline.documents.bits, groups)
-            methods.append(_method(baseline.name, "baseline", bootstrap_ratio(theirs, num_bytes, seed=seed), ""))
-            gap = paired_bootstrap_ratio(theirs, bits, num_bytes, seed=seed)
         differences.append(_told(baseline.name, gap))
     return {
         "test_bytes": int(sum(len(text.encode()) for text in texts)),
@@ -84,6 +102,30 @@ def evaluate_language(corpus: Corpus, base: LoadedModel, settings: EvaluationSet
         "methods": methods,
         "differences": differences,
     }
+
+
+def unknown_bits(tokenizer: Tokenizer, texts: Sequence[str]) -> NDArray[np.float64]:
+    """What spelling out the characters that the tokenizer does not know would cost in each text.
+
+    A character tokenizer writes U+FFFD for them, which loses which one it was: each is charged as one of all Unicode
+    scalar values. A byte-level tokenizer loses nothing, and its texts cost 0.
+    """
+    lost = []
+    for text in texts:
+        decoded = tokenizer.decode(tokenizer.encode(text))
+        lost.append(0 if decoded == text else sum(a != b for a, b in zip(decoded, text, strict=False)))
+    return np.array(lost, dtype=np.float64) * math.log2(0x110000 - 0x800)
+
+
+def trained_context(model: LoadedModel) -> int:
+    """The window that a model was trained on, as far as its lineage says; else all the places it has."""
+    longest = model.model.config.max_position_embeddings
+    return min(longest, int(model.lineage.get("context") or longest))
+
+
+def role_of(model: LoadedModel) -> str:
+    """`chat` for a model that was tuned, `base` for any other."""
+    return "chat" if model.lineage.get("stage") == "sft" else "base"
 
 
 def evaluate_answers(
@@ -161,7 +203,8 @@ def samples(base: LoadedModel, corpus: Corpus, *, seed: int) -> list[dict[str, A
     random_for(seed, "samples").shuffle(documents)
     rows = []
     for document in documents[:2]:
-        prompt = document.text[:60].rsplit(" ", 1)[0]
+        beginning = document.text[:60]
+        prompt = beginning.rsplit(" ", 1)[0] or beginning
         ids = base.tokenizer.encode(prompt)
         for temperature in TEMPERATURES:
             sampling = Sampling(temperature=temperature, max_new_tokens=80, seed=seed)
@@ -181,7 +224,7 @@ def evaluate_run(
         the files written into `out`.
     """
     base = load_model_directory(base_folder)
-    models = {"base": base}
+    models = {role_of(base): base}
     if chat_folder is not None:
         models["chat"] = load_model_directory(chat_folder)
     written: dict[str, Any] = {

@@ -13,23 +13,33 @@ from groundup.model.counts import count_parameters, flops_per_token, training_me
 from groundup.model.transformer import build
 from groundup.recipes.dial import BYTES_PER_TOKEN, settings_for
 from groundup.recipes.settings import SpeedrunSettings
-from groundup.recipes.training import probe_plan, shape_config
+from groundup.recipes.training import probe_plan, shape_config, tuning_rows
 from groundup.train.probe import ProbeResult
 
-# What the process holds before the first tensor: Python, torch and its libraries (measured, see docs/experiments.md).
-INTERPRETER_BYTES = 450e6
+# What the process holds beside the tensors, measured (docs/experiments.md): Python, torch, its libraries and the
+# kernels they prepare; tuning prepares more of them, since its batches have many shapes, and holds the conversations.
+INTERPRETER_BYTES = 700e6
+TUNING_BYTES = 350e6
+# Text lies in memory as documents, as ids and as counts of the n-grams while the baselines are measured.
+BYTES_PER_TEXT_BYTE = 40
 # Seconds a megabyte of text and seconds a scored question take on the reference machine; the parts of the run that
 # do not scale with the probe. Measured, docs/experiments.md.
-CORPUS_S_PER_MB = 4.0
-TOKENIZER_S_PER_MB = 4.0
+CORPUS_S_PER_MB = 6.0
+TOKENIZER_S_PER_MB = 3.0
+BASELINES_S_PER_MB = 6.0
 SCORED_KINDS = 8
 ANSWER_TOKENS = 24
-REPORT_S = 4.0
+REPORT_S = 1.0
 DEPTHS = (2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32)
-# Of a budget, the part that pretraining may take; tuning, evaluation and the rest need the remainder.
-PRETRAIN_SHARE_OF_BUDGET = 0.62
-SFT_SHARE_OF_BUDGET = 0.18
-AVERAGE_CONVERSATION_TOKENS = 96
+# Of the time for training, the part that tuning takes at most.
+SFT_SHARE = 0.3
+# A deeper model is chosen when it can have so much of the dial's own number of steps; a chosen model may be trained
+# for up to so many times that number. A step from one depth to the next costs about twice.
+ENOUGH_STEPS, STRETCH = 0.8, 1.5
+MIN_STEPS = 50
+# Tokens of a conversation on average (measured): python-docs asks about short signatures too, other text about passages.
+CONVERSATION_TOKENS = {"python-docs": 96}
+PROSE_CONVERSATION_TOKENS = 190
 
 
 @dataclass(frozen=True)
@@ -82,22 +92,29 @@ def make_plan(
     train_tokens = pretrain.num_steps * update_tokens
     corpus_tokens = int(train_bytes / (1.0 if settings.tokenizer.kind == "char" else BYTES_PER_TOKEN))
     counts = count_parameters(config)
-    sft_tokens = sft.num_steps * sft.batch_size * AVERAGE_CONVERSATION_TOKENS
+    conversation_tokens = CONVERSATION_TOKENS.get(settings.corpus.source, PROSE_CONVERSATION_TOKENS)
+    sft_tokens = sft.num_steps * sft.batch_size * conversation_tokens
     per_token = flops_per_token(config, pretrain.context)
     megabytes = train_bytes / 1e6
-    forward_s = 1 / (3 * probe.items_per_s)
+    # Without a backward pass a third of the time; but measuring is done in float32, which costs twice bfloat16.
+    forward_s = 1 / ((1.5 if probe.plan.precision == "bfloat16" else 3.0) * probe.items_per_s)
     evaluations = pretrain.num_steps / max(1, pretrain.evaluate_every)
     stages = {
         "corpus": CORPUS_S_PER_MB * megabytes,
         "tokenizer": TOKENIZER_S_PER_MB * megabytes,
         "pretrain": pretrain.num_steps * probe.update_seconds(update_tokens)
         + evaluations * min(60_000, 0.05 * corpus_tokens) * forward_s,
-        "sft": sft.num_steps * probe.update_seconds(sft.batch_size * AVERAGE_CONVERSATION_TOKENS) * 1.15,
-        "eval": _evaluation_seconds(settings, megabytes, forward_s),
+        "sft": sft.num_steps * probe.update_seconds(sft.batch_size * conversation_tokens) * 1.15,
+        "eval": _evaluation_seconds(settings, megabytes, forward_s, conversation_tokens),
         "report": REPORT_S,
     }
-    rows = probe.plan.micro_batch
-    memory = INTERPRETER_BYTES + training_memory_bytes(config, rows, pretrain.context, probe.plan.precision)
+    rows, precision = probe.plan.micro_batch, probe.plan.precision
+    tuned = settings.execution.micro_batch or tuning_rows(sft, probe.plan.device)
+    memory = INTERPRETER_BYTES + max(
+        training_memory_bytes(config, rows, pretrain.context, precision),
+        TUNING_BYTES + training_memory_bytes(config, tuned, sft.max_length, precision),
+        BYTES_PER_TEXT_BYTE * train_bytes,
+    )
     return Plan(
         settings=settings.to_dict(),
         parameters=counts.total,
@@ -126,53 +143,81 @@ def measure(settings: SpeedrunSettings) -> ProbeResult:
 def fit_to_budget(budget_s: float, train_bytes: int, overrides: dict[str, Any]) -> tuple[SpeedrunSettings, ProbeResult]:
     """Choose depth and steps so that the whole run takes about `budget_s` seconds.
 
-    The deepest model is taken whose own number of steps (`settings_for`) fits; when not even the smallest fits, it
-    is trained for fewer steps. A depth or number of steps among the overrides stays as it is.
+    The deepest model is taken that can have most of the steps that `settings_for` gives it; the steps then fill the
+    budget, up to STRETCH times the dial's own. When not even the smallest fits, it is trained for fewer steps. A depth
+    or number of steps among the overrides stays as it is.
 
     Raises:
         UsageError: when the budget does not even cover what happens around the training.
     """
     depths = (overrides["depth"],) if "depth" in overrides else DEPTHS
-    chosen: tuple[SpeedrunSettings, ProbeResult] | None = None
+    chosen: tuple[SpeedrunSettings, ProbeResult, dict[str, float]] | None = None
     for depth in depths:
         settings = settings_for(depth, train_bytes, overrides)
         probe = measure(settings)
-        plan = make_plan(settings, train_bytes, probe=probe)
-        fits = plan.predicted["stages"]["pretrain"] <= PRETRAIN_SHARE_OF_BUDGET * budget_s
+        try:
+            factors = _step_factors(budget_s, settings, train_bytes, probe, overrides)
+        except UsageError:
+            if chosen is None:
+                raise
+            break
+        fits = factors["pretrain"] >= ENOUGH_STEPS
         if chosen is None or fits:
-            chosen = settings, probe
+            chosen = settings, probe, factors
         if not fits:
             break
     assert chosen is not None
-    settings, probe = chosen
-    plan = make_plan(settings, train_bytes, probe=probe)
-    around = sum(s for name, s in plan.predicted["stages"].items() if name not in ("pretrain", "sft"))
-    left = budget_s - around
-    if left < 0.2 * budget_s:
-        raise UsageError(
-            f"a budget of {console.format_seconds(budget_s)} is too short: reading, tokenising, evaluating and "
-            f"reporting alone take about {console.format_seconds(around)} here. "
-            f"Use --budget {math.ceil(around / 30)}m or more"
-        )
-    share = SFT_SHARE_OF_BUDGET / (SFT_SHARE_OF_BUDGET + PRETRAIN_SHARE_OF_BUDGET)
+    settings, probe, factors = chosen
     scaled = json.loads(json.dumps(overrides))
     scaled["depth"] = settings.depth
-    for stage, seconds in (("sft", share * left), ("pretrain", (1 - share) * left)):
-        table = scaled.setdefault(stage, {})
-        if "num_steps" not in table:
-            steps = getattr(settings, stage).num_steps
-            fitting = int(steps * seconds / plan.predicted["stages"][stage])
-            table["num_steps"] = max(50, min(steps, fitting))
+    for stage, limit in (("pretrain", STRETCH), ("sft", 1.0)):
+        steps = getattr(settings, stage).num_steps
+        scaled.setdefault(stage, {}).setdefault("num_steps", max(MIN_STEPS, int(steps * min(limit, factors[stage]))))
     return settings_for(settings.depth, train_bytes, scaled), probe
 
 
-def _evaluation_seconds(settings: SpeedrunSettings, megabytes: float, forward_s: float) -> float:
+def _step_factors(
+    budget_s: float, settings: SpeedrunSettings, train_bytes: int, probe: ProbeResult, overrides: dict[str, Any]
+) -> dict[str, float]:
+    """By which factor the steps of pretraining and of tuning must change so that the whole run fills the budget."""
+    stages = make_plan(settings, train_bytes, probe=probe).predicted["stages"]
+    given = {stage: "num_steps" in overrides.get(stage, {}) for stage in ("pretrain", "sft")}
+    steps_s = settings.pretrain.num_steps * probe.update_seconds(
+        settings.pretrain.batch_size * settings.pretrain.context
+    )
+    # Evaluations take the same time whatever the number of steps.
+    around = sum(stages.values()) - stages["sft"] - steps_s
+    least = around + sum(
+        taken if given[stage] else taken * MIN_STEPS / getattr(settings, stage).num_steps
+        for stage, taken in (("pretrain", steps_s), ("sft", stages["sft"]))
+    )
+    least = max(least, around / 0.8)
+    if budget_s < least:
+        raise UsageError(
+            f"a budget of {console.format_seconds(budget_s)} is too short: reading, tokenising, evaluating and "
+            f"reporting alone take about {console.format_seconds(around)} here. "
+            f"Use --budget {math.ceil(least / 60) + 1}m or more"
+        )
+    left = budget_s - around
+    smallest_s = stages["sft"] * MIN_STEPS / settings.sft.num_steps
+    if given["pretrain"]:
+        tuning_s = stages["sft"] if given["sft"] else ENOUGH_STEPS * stages["sft"]
+        # The factor only tells whether this depth fits; the steps stay those that were given.
+        return {"pretrain": (left - tuning_s) / steps_s, "sft": max(smallest_s, left - steps_s) / stages["sft"]}
+    sft_s = stages["sft"] if given["sft"] else min(stages["sft"], max(smallest_s, SFT_SHARE * left))
+    return {"pretrain": (left - sft_s) / steps_s, "sft": sft_s / stages["sft"]}
+
+
+def _evaluation_seconds(
+    settings: SpeedrunSettings, megabytes: float, forward_s: float, conversation_tokens: int
+) -> float:
     held_out = megabytes * 1e6 / BYTES_PER_TOKEN * settings.corpus.test_fraction
-    windows = settings.model.max_position_embeddings / settings.evaluation.stride
+    context = settings.evaluation.context or settings.model.max_position_embeddings
+    windows = max(1.0, context / settings.evaluation.stride)
     questions = 2 * SCORED_KINDS * settings.evaluation.questions_per_kind
     # Answers are made token by token, which costs about ten times a token of a long pass.
-    answering = questions * (AVERAGE_CONVERSATION_TOKENS + 10 * ANSWER_TOKENS) * forward_s
-    return held_out * windows * forward_s + answering + 4.0 * megabytes
+    answering = questions * (conversation_tokens + 10 * ANSWER_TOKENS) * forward_s
+    return held_out * windows * forward_s + answering + BASELINES_S_PER_MB * megabytes
 
 
 def show_plan(plan: Plan) -> None:

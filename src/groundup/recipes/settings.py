@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from groundup.core.config import Config
+from groundup.core.errors import ConfigError
 from groundup.train.config import TrainConfig
 
 
@@ -40,6 +41,17 @@ class ModelSettings(Config):
     max_position_embeddings: int = Field(512, ge=16, description="longest sequence in tokens")
     rope_theta: float = Field(10_000.0, gt=0, description="base of the rotary wavelengths (not gpt2)")
     tie_word_embeddings: bool = Field(True, description="the output head is the token embedding")
+
+    @model_validator(mode="after")
+    def _check_heads(self) -> ModelSettings:
+        width, heads = self.hidden_size, self.num_attention_heads
+        if self.head_dim is None and width % heads:
+            below = max(count for count in range(1, heads) if width % count == 0)
+            raise ConfigError(
+                f"model.hidden_size ({width}) must be a multiple of model.num_attention_heads ({heads}): "
+                f"use {below} heads, a width of {width - width % heads + heads}, or set model.head_dim"
+            )
+        return self
 
 
 class ExecutionSettings(Config):
@@ -82,10 +94,8 @@ class EvaluationSettings(Config):
     """What the final numbers are measured on."""
 
     questions_per_kind: int = Field(200, ge=10, description="scored questions of each kind, at most")
-    context: int | None = Field(
-        None, ge=8, description="tokens seen at once in held-out text (default: those of a training window)"
-    )
-    stride: int = Field(128, ge=1, description="tokens between the windows in which held-out text is read")
+    context: int | None = Field(None, ge=8, description="tokens seen at once in held-out text")
+    stride: int = Field(64, ge=1, description="tokens between the windows in which held-out text is read")
 
 
 class SpeedrunSettings(Config):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import sys
 from collections.abc import Callable
@@ -11,11 +12,12 @@ from typing import Any
 
 from groundup import __version__
 from groundup.core import console
-from groundup.core.errors import GroundupError
+from groundup.core.errors import DataError, GroundupError, UsageError
 from groundup.core.files import read_json, sha256_file, sha256_json, write_json
 from groundup.core.interrupt import StopRequest, stop_on_signal
 from groundup.core.metrics import JsonlSink
 from groundup.core.rundir import RunDir
+from groundup.core.seeds import random_for
 from groundup.data.corpus import Corpus, read_corpus
 from groundup.data.sources import require_enough
 from groundup.recipes.corpus import (
@@ -25,13 +27,14 @@ from groundup.recipes.corpus import (
     read_examples,
     source_fingerprint,
 )
-from groundup.recipes.dial import settings_for, smallest_corpus_bytes
+from groundup.recipes.dial import check_overrides, settings_for, smallest_corpus_bytes
 from groundup.recipes.evaluation import evaluate_run
 from groundup.recipes.plan import Plan, fit_to_budget, make_plan, show_plan
 from groundup.recipes.report import write_report
 from groundup.recipes.settings import CorpusSettings, ExecutionSettings, SpeedrunSettings
-from groundup.recipes.training import TrainingRun, pretrain, sft
+from groundup.recipes.training import TrainingRun, pretrain, sft, tuning_rows
 from groundup.tokenizer import load_tokenizer
+from groundup.tokenizer.chat import DEFAULT_CHAT_TEMPLATE, ChatTemplate, Message, encode_chat
 
 DEFAULT_DEPTH = 4
 
@@ -67,6 +70,10 @@ def speedrun(
         Interrupted: after a checkpoint; the same call goes on from there.
         GroundupError: for an unusable source or settings, saying what to do.
     """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UsageError(
+            "speedrun works in one process: under torchrun run its stages, of which pretrain and sft use all processes"
+        )
     with stop_on_signal() as stop:
         return _Speedrun(overrides or {}, run, budget_s, replan, stop).work()
 
@@ -75,6 +82,7 @@ class _Speedrun:
     def __init__(
         self, overrides: dict[str, Any], run: Path, budget_s: float | None, replan: bool, stop: StopRequest
     ) -> None:
+        check_overrides(overrides)
         self.overrides, self.budget_s, self.replan, self.stop = overrides, budget_s, replan, stop
         self.run = RunDir(run)
         self.corpus_settings = CorpusSettings(**overrides.get("corpus", {}))
@@ -132,35 +140,39 @@ class _Speedrun:
 
     def _require_enough(self, text_bytes: int) -> None:
         settings = settings_for(self.overrides.get("depth", DEFAULT_DEPTH), text_bytes, self.overrides)
-        require_enough(
-            text_bytes,
-            smallest_corpus_bytes(settings),
-            purpose=f"depth {settings.depth}",
-            advice="set a smaller --tokenizer.vocab-size",
-        )
+        needed, advice = smallest_corpus_bytes(settings)
+        require_enough(text_bytes, needed, purpose=f"depth {settings.depth}", advice=advice)
 
     def _plan(self, corpus: Corpus) -> tuple[SpeedrunSettings, Plan]:
         """The plan of an earlier start of this very run, or a new one; it is printed before anything long begins."""
         path = self.run.path / "plan.json"
+        # What the numbers are measured on changes nothing before the evaluation.
+        training = {table: values for table, values in self.overrides.items() if table != "evaluation"}
         asked = {
-            "overrides": self.overrides,
+            "overrides": training,
             "budget_s": self.budget_s,
             "corpus": sha256_json(corpus.manifest["splits"]),
         }
-        if path.is_file() and not self.replan:
-            recorded = read_json(path)
-            if recorded.pop("asked", None) == asked:
-                plan = Plan(**recorded)
-                show_plan(plan)
-                return SpeedrunSettings(**plan.settings), plan
+        recorded = read_json(path) if path.is_file() else {}
+        is_same = recorded.pop("asked", None) == asked
         train_bytes = corpus.num_bytes("train")
-        probe = None
-        if self.budget_s is not None:
+        if is_same:
+            chosen = SpeedrunSettings(**recorded["settings"])
+            evaluation = {"context": chosen.pretrain.context, **self.overrides.get("evaluation", {})}
+            settings = SpeedrunSettings(**{**chosen.to_dict(), "evaluation": evaluation})
+            # A new plan of execution must not change what is trained, or finished work would be thrown away.
+            plan = (
+                make_plan(settings, train_bytes, budget_s=self.budget_s)
+                if self.replan
+                else Plan(**{**recorded, "settings": settings.to_dict()})
+            )
+        elif self.budget_s is not None:
             settings, probe = fit_to_budget(self.budget_s, train_bytes, self.overrides)
+            plan = make_plan(settings, train_bytes, budget_s=self.budget_s, probe=probe)
         else:
             settings = settings_for(self.overrides.get("depth", DEFAULT_DEPTH), train_bytes, self.overrides)
+            plan = make_plan(settings, train_bytes)
         self._require_enough(sum(corpus.num_bytes(split) for split in ("train", "validation", "test")))
-        plan = make_plan(settings, train_bytes, budget_s=self.budget_s, probe=probe)
         write_json(path, {**plan.to_dict(), "asked": asked})
         show_plan(plan)
         return settings, plan
@@ -181,6 +193,7 @@ class _Speedrun:
                 corpus, settings.tokenizer, folder, max_length=settings.model.max_position_embeddings
             )
             make_shards(corpus, tokenizer, shards, chat=settings.pretrain.chat_share > 0, seed=self.seed)
+            self._check_conversations(corpus, settings)
             files = [*folder.glob("*.json"), *shards.rglob("*.json"), *shards.rglob("*.bin")]
             return sorted(files), {"vocab_size": tokenizer.vocab_size}
 
@@ -206,7 +219,7 @@ class _Speedrun:
             "shards": [sha256_file(path) for path in indices],
             "model": settings.model.to_dict(),
             "settings": settings.pretrain.to_dict(),
-            "execution": execution.to_dict(),
+            "execution": self.overrides.get("execution", {}),
             "seed": self.seed,
         }
 
@@ -224,18 +237,18 @@ class _Speedrun:
                 lineage=self._lineage(settings),
             )
             facts = {"steps": result.steps, "tokens": result.tokens, "best_value": result.best_value}
-            return _files(out), {**facts, "training_s": result.seconds}
+            return _files(out), {**facts, "training_s": result.seconds, "earlier_s": result.earlier_s}
 
         self._stage("pretrain", "Pretraining", inputs, work)
 
     def _sft(self, corpus: Corpus, settings: SpeedrunSettings, plan: Plan) -> None:
         base, out = self.run.path / "base", self.run.path / "chat"
-        execution = settled_execution(settings, plan, rows=settings.sft.batch_size)
+        execution = settled_execution(settings, plan, rows=tuning_rows(settings.sft, plan.execution["device"]))
         inputs = {
             "parent": sha256_file(base / "model.safetensors"),
             "chat": sha256_file(corpus.folder / "chat" / "train.jsonl"),
             "settings": settings.sft.to_dict(),
-            "execution": execution.to_dict(),
+            "execution": self.overrides.get("execution", {}),
             "seed": self.seed,
         }
 
@@ -243,7 +256,7 @@ class _Speedrun:
             self._begin("sft", inputs)
             result = sft(
                 base,
-                [example.messages for example in read_examples(corpus.folder, "train")],
+                self._tuning_conversations(corpus, settings),
                 [example.messages for example in read_examples(corpus.folder, "validation")],
                 settings.sft,
                 execution,
@@ -253,16 +266,47 @@ class _Speedrun:
                 lineage=self._lineage(settings),
             )
             facts = {"steps": result.steps, "tokens": result.tokens, "best_value": result.best_value}
-            return _files(out), {**facts, "training_s": result.seconds}
+            return _files(out), {**facts, "training_s": result.seconds, "earlier_s": result.earlier_s}
 
         self._stage("sft", "Tuning on conversations", inputs, work)
+
+    def _tuning_conversations(self, corpus: Corpus, settings: SpeedrunSettings) -> list[list[Message]]:
+        """The conversations to tune on: no more than twice as many as tuning will see."""
+        examples = read_examples(corpus.folder, "train")
+        most = 2 * settings.sft.num_steps * settings.sft.batch_size
+        if len(examples) > most:
+            examples = random_for(self.seed, "sft", "conversations").sample(examples, most)
+        return [example.messages for example in examples]
+
+    def _check_conversations(self, corpus: Corpus, settings: SpeedrunSettings) -> None:
+        """Find out before the training whether there will be anything to tune on."""
+        tokenizer, template = load_tokenizer(self.run.path / "tokenizer"), ChatTemplate(DEFAULT_CHAT_TEMPLATE)
+        examples = read_examples(corpus.folder, "train")
+        if not examples:
+            raise DataError(
+                f"no questions could be made from {settings.corpus.source}: they need paragraphs of prose. A model "
+                "without tuning: groundup corpus, tokenizer train, pretrain; then sft with conversations of your own"
+            )
+        longest = min(settings.sft.max_length, settings.model.max_position_embeddings)
+        lengths = (len(encode_chat(tokenizer, template, example.messages).ids) - 1 for example in examples)
+        shortest = longest + 1
+        for length in lengths:
+            shortest = min(shortest, length)
+            if shortest <= longest:
+                return
+        raise DataError(
+            f"all {len(examples)} conversations made from this text are longer than sft.max_length ({longest} tokens): "
+            "set a larger --sft.max-length (and --model.max-position-embeddings), or a larger --tokenizer.vocab-size"
+        )
 
     def _begin(self, stage: str, inputs: dict[str, Any]) -> None:
         """Clear what an earlier run with other inputs left of this stage; its checkpoints would not fit."""
         work = self.run.path / stage
         marker = work / "inputs.json"
         digest = sha256_json(inputs)
-        if work.is_dir() and (not marker.is_file() or read_json(marker) != digest):
+        if work.is_dir() and not marker.is_file() and any(not path.name.startswith(".") for path in work.iterdir()):
+            raise DataError(f"{work} holds files that no run left there: choose another --name, or move them away")
+        if marker.is_file() and read_json(marker) != digest:
             console.say(f"{stage}: the inputs changed, beginning anew")
             remove_folder(work)
         if not marker.is_file():

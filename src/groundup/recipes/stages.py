@@ -8,7 +8,8 @@ from typing import Any
 from groundup.core import console
 from groundup.core.config import merge
 from groundup.core.errors import DataError, UsageError
-from groundup.core.files import sha256_file
+from groundup.core.execution import resolve_device
+from groundup.core.files import read_json, sha256_file, sha256_json, write_json
 from groundup.core.interrupt import stop_on_signal
 from groundup.core.metrics import JsonlSink
 from groundup.core.seeds import random_for
@@ -22,6 +23,7 @@ from groundup.recipes.settings import EvaluationSettings, ExecutionSettings, Sft
 from groundup.recipes.training import TrainingRun, pretrain, sft
 from groundup.tokenizer import load_tokenizer
 from groundup.tokenizer.chat import DEFAULT_CHAT_TEMPLATE, ChatTemplate, encode_chat
+from groundup.train.distributed import from_first_process, process_group
 from groundup.train.trainer import TrainResult
 
 Conversation = list[dict[str, str]]
@@ -30,6 +32,7 @@ HELD_OUT_SHARE = 0.05
 
 def work_folder(out: Path) -> Path:
     """Where a stage keeps checkpoints, plan and metrics: beside its result."""
+    out = out.resolve()
     return out.with_name(f"{out.name}.work")
 
 
@@ -53,10 +56,24 @@ def pretrain_stage(
     )
     shards = work / "shards"
     chat = dialled.pretrain.chat_share > 0
-    wanted = [shards / split / "index.json" for split in ("train", "validation", "test", *(["chat"] if chat else []))]
-    if not all(path.is_file() for path in wanted):
-        make_shards(corpus, tokenizer, shards, chat=chat, seed=seed)
-    with stop_on_signal() as stop:
+    made_from = {
+        "corpus": sha256_json(corpus.manifest["splits"]),
+        "chat": [sha256_json(example.to_dict()) for example in read_examples(corpus_folder, "train")] if chat else None,
+        "tokenizer": tokenizer.fingerprint(),
+        "seed": seed,
+    }
+    marker = shards / "made_from.json"
+
+    def shards_as_they_should_be() -> None:
+        parts = ("train", "validation", "test")
+        is_whole = all((shards / part / "index.json").is_file() for part in parts)
+        if not is_whole or not marker.is_file() or read_json(marker) != made_from:
+            marker.unlink(missing_ok=True)
+            make_shards(corpus, tokenizer, shards, chat=chat, seed=seed)
+            write_json(marker, made_from)
+
+    with process_group(resolve_device(dialled.execution.device)), stop_on_signal() as stop:
+        from_first_process(shards_as_they_should_be)
         result = pretrain(
             shards,
             tokenizer,
@@ -103,13 +120,14 @@ def sft_stage(model: Path, data: Path, out: Path, *, seed: int, replan: bool, ov
     if model.resolve() == out.resolve():
         raise UsageError(f"--out {out} is the model itself: name another folder, so that the parent stays")
     work = work_folder(out)
-    with stop_on_signal() as stop:
+    execution = ExecutionSettings(**overrides.get("execution", {}))
+    with process_group(resolve_device(execution.device)), stop_on_signal() as stop:
         result = sft(
             model,
             train,
             validation,
             SftSettings(**values),
-            ExecutionSettings(**overrides.get("execution", {})),
+            execution,
             TrainingRun(work, JsonlSink(work / "metrics.jsonl"), stop, replan),
             out,
             seed=seed,
@@ -162,8 +180,6 @@ def evaluate_stage(
 
 def show_results(folder: Path) -> None:
     """Print what `evaluate_run` left: bits per byte and accuracies with their intervals and verdicts."""
-    from groundup.core.files import read_json
-
     language, answers = read_json(folder / "language.json"), read_json(folder / "answers.json")
     rows = [[method["name"], f"{method['bits_per_byte']:.3f}", _range(method)] for method in language["methods"]]
     console.table(["held-out text", "bits per byte", "95 % interval"], rows)

@@ -29,9 +29,9 @@ from groundup.core.metrics import MetricsSink
 from groundup.data.batch import Batch
 from groundup.data.conversations import ConversationSource
 from groundup.data.sampler import Mixture, TokenWindows, evaluation_batches
-from groundup.data.shards import TokenShards
+from groundup.data.shards import INDEX, TokenShards
 from groundup.model.config import TransformerConfig
-from groundup.model.directory import load_model_directory, save_model_directory
+from groundup.model.directory import check_replaceable, load_model_directory, save_model_directory
 from groundup.model.initialize import has_room_for_induction, plant_induction_circuit
 from groundup.model.presets import preset
 from groundup.model.transformer import Transformer, build
@@ -45,12 +45,14 @@ from groundup.recipes.settings import (
 from groundup.tokenizer.base import Tokenizer
 from groundup.tokenizer.chat import DEFAULT_CHAT_TEMPLATE, ChatTemplate, EncodedChat, Message
 from groundup.train.contracts import BatchSource
-from groundup.train.distributed import rank_and_world_size
+from groundup.train.distributed import from_first_process, rank_and_world_size
 from groundup.train.objectives import next_token_loss
 from groundup.train.probe import ProbeResult, probe
 from groundup.train.trainer import Trainer, TrainResult
 
 EVALUATION_ROWS = 16
+# Tokens in one pass of tuning on a CPU, where more are no faster and need more memory (docs/experiments.md).
+TUNING_TOKENS = 5_120
 # What a validation pass may cost: more tokens make the curve no smoother to the eye.
 EVALUATION_TOKENS = 60_000
 
@@ -146,12 +148,16 @@ def settled_plan(run: TrainingRun, make_plan: Callable[[], ExecutionPlan]) -> Ex
         PlanError: when the recorded plan cannot be repeated here and no new one was asked for.
     """
     path = run.work / "plan.json"
-    if path.is_file() and not run.replan:
-        plan = ExecutionPlan(**read_json(path))
-        plan.check_repeatable()
+
+    def recorded_or_new() -> ExecutionPlan:
+        if path.is_file() and not run.replan:
+            return ExecutionPlan(**read_json(path))
+        plan = make_plan()
+        write_json(path, plan.to_dict())
         return plan
-    plan = make_plan()
-    write_json(path, plan.to_dict())
+
+    plan = from_first_process(recorded_or_new)
+    plan.check_repeatable()
     return plan
 
 
@@ -177,6 +183,7 @@ def pretrain(
         lineage: what `lineage.json` says of the data.
         init_from: a model directory to go on from instead of random weights.
     """
+    check_replaceable(out)
     keep_freed_memory()
     train, validation = TokenShards(shards / "train"), TokenShards(shards / "validation")
     for part in (train, validation):
@@ -187,7 +194,13 @@ def pretrain(
         if settings.starting_values == "induction" and has_room_for_induction(model):
             plant_induction_circuit(model, seed=seed)
     else:
-        model = load_model_directory(init_from).model
+        parent = load_model_directory(init_from)
+        if parent.tokenizer.fingerprint() != tokenizer.fingerprint():
+            raise DataError(
+                f"{init_from} was trained with another tokenizer than this one: its ids mean other texts. "
+                f"Use the model's own, --tokenizer {init_from}"
+            )
+        model = parent.model
     plan = settled_plan(
         run,
         lambda: choose_plan(build(model.config), execution, rows=settings.batch_size, context=settings.context),
@@ -206,13 +219,18 @@ def pretrain(
         watch="bits_per_byte",
         stop=run.stop,
         replan=run.replan,
-        identity={"data": train.index["shards"], "tokenizer": tokenizer.fingerprint()},
+        identity={
+            "data": train.index["shards"],
+            "tokenizer": tokenizer.fingerprint(),
+            "starting_values": settings.starting_values if init_from is None else None,
+            "init_from": None if init_from is None else _lineage_hash(init_from),
+        },
     )
     result = trainer.fit()
     trainer.load_best(model)
-    _save(
-        out, model, tokenizer, plan, settings, result, {**lineage, "stage": "pretrain", "seed": seed}, parent=init_from
-    )
+    facts = {**lineage, "stage": "pretrain", "seed": seed, "context": settings.context}
+    template = ChatTemplate(DEFAULT_CHAT_TEMPLATE)
+    _save(out, model, tokenizer, plan, settings, result, facts, parent=init_from, template=template)
     return result
 
 
@@ -221,7 +239,10 @@ def pretraining_source(
 ) -> BatchSource:
     """Windows of the documents, with a share of windows of conversations where the settings ask for it."""
     rank, world_size = rank_and_world_size()
-    chat_rows = round(settings.batch_size * settings.chat_share / world_size) * world_size
+    has_chat = settings.chat_share > 0 and (shards / "chat" / INDEX).is_file()
+    # Documents keep at least one row of each process.
+    most = settings.batch_size - world_size
+    chat_rows = min(most, round(settings.batch_size * settings.chat_share / world_size) * world_size) if has_chat else 0
     common: dict[str, Any] = {"context": settings.context, "micro_batch": plan.micro_batch, "seed": seed}
     common |= {"rank": rank, "world_size": world_size}
     documents = TokenWindows(train, batch_size=settings.batch_size - chat_rows, **common)
@@ -243,6 +264,13 @@ def validation_loss(model: nn.Module, shards: TokenShards, context: int) -> dict
             break
     bytes_read = shards.index["text_bytes"] * count / shards.num_tokens
     return {"loss": total / count, "bits_per_byte": total / math.log(2) / bytes_read}
+
+
+def tuning_rows(settings: SftSettings, device: str) -> int:
+    """Conversations in one pass of tuning, where the user did not say."""
+    if device != "cpu":
+        return settings.batch_size
+    return max(1, min(settings.batch_size, TUNING_TOKENS // settings.max_length))
 
 
 def encoded_with_progress(
@@ -274,6 +302,7 @@ def sft(
     Raises:
         DataError: when the rendering of a conversation trains nothing or everything, or none fits.
     """
+    check_replaceable(out)
     keep_freed_memory()
     loaded = load_model_directory(parent)
     model, tokenizer = loaded.model, loaded.tokenizer
@@ -284,7 +313,10 @@ def sft(
         run,
         lambda: (
             probe_plan(
-                build(model.config), execution, rows=settings.batch_size, context=min(128, settings.max_length)
+                build(model.config),
+                execution,
+                rows=tuning_rows(settings, resolve_device(execution.device)),
+                context=min(128, settings.max_length),
             ).plan
         ),
     )
@@ -297,7 +329,7 @@ def sft(
         seed=seed,
         max_length=longest,
         pad_id=tokenizer.pad_id,
-        pad_to_multiple=8,
+        pad_to_multiple=16,
         rank=rank,
         world_size=world_size,
     )
@@ -321,7 +353,8 @@ def sft(
     )
     result = trainer.fit()
     trainer.load_best(model)
-    _save(out, model, tokenizer, plan, settings, result, {**lineage, "stage": "sft", "seed": seed}, parent=parent)
+    facts = {**lineage, "stage": "sft", "seed": seed, "context": loaded.lineage.get("context")}
+    _save(out, model, tokenizer, plan, settings, result, facts, parent=parent, template=template)
     return result
 
 
@@ -354,8 +387,14 @@ def _save(
     lineage: dict[str, Any],
     *,
     parent: Path | None,
+    template: ChatTemplate,
 ) -> None:
-    """Write the model directory from the first process; the others have the same weights."""
+    """Write the model directory from the first process; the others have the same weights.
+
+    Args:
+        lineage: facts of the stage; `context` is the window that the model was trained on.
+        template: how conversations are written for this model.
+    """
     if rank_and_world_size()[0] != 0:
         return
     facts = {
@@ -377,9 +416,7 @@ def _save(
         "pad_token_id": tokenizer.pad_id,
         "max_new_tokens": 256,
     }
-    save_model_directory(
-        out, model, tokenizer, chat_template=DEFAULT_CHAT_TEMPLATE, lineage=facts, generation=generation
-    )
+    save_model_directory(out, model, tokenizer, chat_template=template.source, lineage=facts, generation=generation)
 
 
 def _lineage_hash(folder: Path) -> str | None:

@@ -8,7 +8,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -17,12 +17,24 @@ from groundup.core.errors import PlanError, TrainingError, UsageError
 from groundup.core.execution import ExecutionPlan
 from groundup.train.contracts import LossSum, Objective
 
+T = TypeVar("T")
+
 
 def rank_and_world_size() -> tuple[int, int]:
     """This process's number and how many there are; (0, 1) when no process group was begun."""
     if not torch.distributed.is_available() or not torch.distributed.is_initialized():
         return 0, 1
     return torch.distributed.get_rank(), torch.distributed.get_world_size()
+
+
+def from_first_process(make: Callable[[], T]) -> T:
+    """Call `make` in the first process of the group and return its value (sent by pickle) in every one."""
+    rank, world_size = rank_and_world_size()
+    if world_size == 1:
+        return make()
+    box = [make() if rank == 0 else None]
+    torch.distributed.broadcast_object_list(box, src=0)
+    return cast(T, box[0])
 
 
 @contextmanager

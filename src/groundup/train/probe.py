@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-import math
+import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -65,7 +65,7 @@ def probe(
     *,
     micro_batches: Sequence[int],
     precisions: Sequence[Precision] | None = None,
-    repeats: int = 3,
+    repeats: int = 5,
 ) -> ProbeResult:
     """Measure candidates and return the plan with the fastest precision and micro-batch filled in.
 
@@ -79,7 +79,8 @@ def probe(
         plan: device, threads, compile and the rest, which are kept (the measurement itself is not compiled).
         micro_batches: candidates.
         precisions: candidates; None tries bfloat16 only where the device multiplies it natively.
-        repeats: timed passes of each candidate, after one that warms up; the fastest counts.
+        repeats: timed passes of each candidate, after one that warms up; the median counts, which foretells a long
+            run better than the fastest.
 
     Raises:
         TrainingError: when no candidate could be run.
@@ -125,8 +126,8 @@ def native_precisions(device: str) -> tuple[Precision, ...]:
 
 
 def _items_per_s(model: nn.Module, objective: Objective, batch: MicroBatch, plan: ExecutionPlan, repeats: int) -> float:
-    """Rate of the fastest pass; 0 when it does not fit into the memory of a GPU."""
-    best, count = math.inf, 0
+    """Median rate of the passes; 0 when it does not fit into the memory of a GPU."""
+    times, count = [], 0
     try:
         on_device = batch.to(plan.device)
         for repeat in range(repeats + 1):
@@ -138,12 +139,12 @@ def _items_per_s(model: nn.Module, objective: Objective, batch: MicroBatch, plan
             _wait(plan.device)
             count = loss.count
             if repeat:
-                best = min(best, time.perf_counter() - begun)
+                times.append(time.perf_counter() - begun)
     except torch.OutOfMemoryError:
         return 0.0
     finally:
         model.zero_grad(set_to_none=True)
-    return count / best
+    return count / statistics.median(times)
 
 
 def _optimizer_seconds(model: nn.Module) -> float:

@@ -50,6 +50,7 @@ class TrainResult:
     Attributes:
         steps: updates, skipped ones included.
         seconds: wall time over all runs that it took.
+        earlier_s: the part of `seconds` that earlier runs took, as far as their checkpoints kept it.
         tokens: trained tokens.
         best_value: lowest (or highest) watched value; None without evaluations.
         best_step: the update after which it was measured.
@@ -64,6 +65,7 @@ class TrainResult:
     best_step: int | None
     ended: str
     skipped: int = 0
+    earlier_s: float = field(default=0.0, compare=False)
 
 
 @dataclass
@@ -166,6 +168,7 @@ class Trainer:
             )
             if step is not None:
                 self._resume(step)
+            self._earlier_s = self.progress.elapsed_s
             if self.parallel.rank == 0:  # also at step 0: the run may have been killed before its first checkpoint
                 self.sink.rewind(self.stage, self.progress.step)
             try:
@@ -393,7 +396,14 @@ class Trainer:
     def _result(self) -> TrainResult:
         p = self.progress
         return TrainResult(
-            p.step, p.elapsed_s, p.tokens, p.best_value, p.best_step, p.ended or "steps", skipped=p.skipped
+            p.step,
+            p.elapsed_s,
+            p.tokens,
+            p.best_value,
+            p.best_step,
+            p.ended or "steps",
+            skipped=p.skipped,
+            earlier_s=self._earlier_s,
         )
 
 

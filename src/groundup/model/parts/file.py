@@ -30,7 +30,7 @@ def build_file_part(config: FilePartConfig, hidden_size: int, build: Builder) ->
     if not build.trust_code:
         raise ModelError(
             f"this model has the part {config.name!r} of the file {config.path}, which would run its code: "
-            "read the file, then pass trust_code=True (--trust-code)"
+            "read the file, then pass trust_code=True to load it"
         )
     part_class = load_class(Path(config.path), config.name)
     build.num_file_parts += 1

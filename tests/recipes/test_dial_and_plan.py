@@ -1,0 +1,152 @@
+"""The dial's settings always build, and the plan's numbers are those of the model that is trained."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from groundup.core.errors import ConfigError, UsageError
+from groundup.core.execution import ExecutionPlan, machine_fingerprint
+from groundup.model.transformer import build
+from groundup.recipes import plan as plan_module
+from groundup.recipes.dial import approximate_parameters, settings_for, smallest_corpus_bytes, vocabulary_for
+from groundup.recipes.plan import fit_to_budget, make_plan, parse_duration
+from groundup.recipes.settings import ModelSettings, SpeedrunSettings
+from groundup.recipes.training import shape_config
+from groundup.train.probe import ProbeResult
+
+depths, sizes = st.integers(1, 64), st.integers(1_000, 10**11)
+
+
+def fake_probe(items_per_s: float, micro_batch: int = 8) -> ProbeResult:
+    plan = ExecutionPlan(
+        device="cpu", precision="float32", threads=1, micro_batch=micro_batch, compile=False, world_size=1,
+        machine=machine_fingerprint(),
+    )  # fmt: skip
+    return ProbeResult(plan, items_per_s, 0.001, (), 0.1)
+
+
+@settings(deadline=None, max_examples=60)
+@given(depths, sizes, st.sampled_from(["bpe", "char"]), st.sampled_from(["gpt2", "llama3", "qwen3"]))
+def test_every_turn_of_the_dial_is_a_model_that_can_be_described(depth: int, size: int, kind: str, preset: str) -> None:
+    dialled = settings_for(depth, size, {"tokenizer": {"kind": kind}, "model": {"preset": preset}})
+    config = shape_config(dialled)
+    assert len(config.layers()) == max(2, depth)
+    assert dialled.model.hidden_size % dialled.model.num_attention_heads == 0
+    assert dialled.pretrain.context <= dialled.model.max_position_embeddings
+    assert dialled.pretrain.warmup_steps < dialled.pretrain.num_steps
+    assert dialled.evaluation.context == dialled.pretrain.context
+    needed, advice = smallest_corpus_bytes(dialled)
+    assert needed > 0 and advice.split()[-1] in ("--pretrain.context", "--tokenizer.vocab-size")
+    again = SpeedrunSettings(**dialled.to_dict())
+    assert again == dialled
+
+
+@given(sizes, sizes)
+def test_more_text_never_gives_a_smaller_vocabulary(a: int, b: int) -> None:
+    low, high = sorted((a, b))
+    assert 512 <= vocabulary_for(low) <= vocabulary_for(high) <= 32_768
+
+
+def test_the_approximate_parameters_are_near_the_real_ones() -> None:
+    for depth in (2, 4, 8):
+        dialled = settings_for(depth, 2_000_000)
+        real = sum(p.numel() for p in build(shape_config(dialled)).parameters())
+        assert approximate_parameters(dialled.model.to_dict(), dialled.tokenizer.vocab_size) == pytest.approx(
+            real, rel=0.01
+        )
+
+
+@pytest.mark.parametrize(
+    ("given", "width", "heads"),
+    [
+        ({}, 192, 3),
+        ({"hidden_size": 256}, 256, 4),
+        ({"hidden_size": 100}, 100, 2),
+        ({"num_attention_heads": 5}, 320, 5),
+        ({"hidden_size": 96, "num_attention_heads": 6}, 96, 6),
+    ],
+)
+def test_width_and_heads_follow_each_other(given: dict[str, Any], width: int, heads: int) -> None:
+    model = settings_for(4, 2_000_000, {"model": given}).model
+    assert (model.hidden_size, model.num_attention_heads) == (width, heads)
+    assert model.intermediate_size == 3 * width
+    build(shape_config(settings_for(4, 2_000_000, {"model": given})))
+
+
+@pytest.mark.parametrize(
+    ("depth", "overrides", "words"),
+    [
+        (0, {}, r"depth \(0\) must lie between 1 and 64"),
+        (65, {}, r"depth \(65\)"),
+        (4, {"model": {"hidden_size": 100, "num_attention_heads": 3}}, r"\(100\) must be a multiple .* \(3\): use 2"),
+        (4, {"model": {"hiden_size": 1}}, "hiden_size.*hidden_size"),
+        (4, {"pretrain": {"num_steps": 0}}, "num_steps"),
+    ],
+)
+def test_what_the_dial_refuses(depth: int, overrides: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        settings_for(depth, 2_000_000, overrides)
+
+
+def test_a_head_size_of_its_own_frees_the_width() -> None:
+    assert ModelSettings(hidden_size=100, num_attention_heads=3, head_dim=32).head_dim == 32
+
+
+def test_the_plan_counts_what_will_be_trained() -> None:
+    dialled = settings_for(4, 2_000_000, {"pretrain": {"num_steps": 100}})
+    plan = make_plan(dialled, 2_000_000, probe=fake_probe(10_000.0))
+    model = build(shape_config(dialled))
+    assert plan.parameters == sum(p.numel() for p in model.parameters())
+    assert plan.train_tokens == 100 * dialled.pretrain.batch_size * dialled.pretrain.context
+    assert plan.predicted["total_s"] == pytest.approx(sum(plan.predicted["stages"].values()))
+    slower = make_plan(dialled, 2_000_000, probe=fake_probe(5_000.0))
+    assert slower.predicted["stages"]["pretrain"] > 1.9 * plan.predicted["stages"]["pretrain"]
+    larger = make_plan(dialled, 2_000_000, probe=fake_probe(10_000.0, micro_batch=64))
+    assert larger.predicted["peak_bytes"] > plan.predicted["peak_bytes"]
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.floats(120, 7_200), st.floats(3_000, 300_000))
+def test_a_budget_is_filled_and_not_overrun(budget: float, speed: float) -> None:
+    """Whatever the machine's speed, the predicted time is near the budget or the dial's own end is reached."""
+    measured = plan_module.measure
+    try:
+        # A model of n parameters runs n times slower on the imagined machine.
+        def measure(settings: SpeedrunSettings) -> ProbeResult:
+            size = approximate_parameters(settings.model.to_dict(), settings.tokenizer.vocab_size)
+            return fake_probe(speed * 2.3e6 / size)
+
+        plan_module.measure = measure
+        try:
+            chosen, probe = fit_to_budget(budget, 2_000_000, {})
+        except UsageError as error:
+            assert "too short" in str(error) and "Use --budget" in str(error)
+            return
+    finally:
+        plan_module.measure = measured
+    plan = make_plan(chosen, 2_000_000, probe=probe, budget_s=budget)
+    assert plan.predicted["total_s"] <= 1.05 * budget
+    stretched = int(plan_module.STRETCH * settings_for(chosen.depth, 2_000_000).pretrain.num_steps)
+    assert plan.predicted["total_s"] >= 0.9 * budget or chosen.pretrain.num_steps == stretched
+
+
+def test_a_budget_keeps_what_the_user_set() -> None:
+    chosen, _ = fit_to_budget(
+        600.0, 2_000_000, {"depth": 2, "model": {"hidden_size": 64}, "pretrain": {"num_steps": 60}}
+    )
+    assert (chosen.depth, chosen.model.hidden_size, chosen.pretrain.num_steps) == (2, 64, 60)
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("90", 90), ("90s", 90), ("5m", 300), ("1.5h", 5400), ("0.5m", 30)])
+def test_durations(text: str, seconds: float) -> None:
+    assert parse_duration(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "m", "soon", "-5m", "0", "nan", "inf", "5 minutes", "1e999"])
+def test_what_is_no_duration(text: str) -> None:
+    with pytest.raises(UsageError, match="5m"):
+        parse_duration(text)
