@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "cli"))
-from cli_runner import TINY, run, write_notes
+from cli_runner import TINY, environment, run, write_notes
 
-from groundup.core.errors import ConfigError, DataError
+from groundup.core.errors import ConfigError, DataError, Interrupted, UsageError
+from groundup.core.interrupt import stop_on_signal
+from groundup.core.rundir import RunDir
 from groundup.data.sources import find_files
 from groundup.recipes.corpus import source_fingerprint
 from groundup.recipes.dial import settings_for
@@ -184,3 +190,53 @@ def test_unknown_characters_are_charged() -> None:
     assert unknown_bits(tokenizer, ["a b", "a日b本"]).tolist() == [0.0, pytest.approx(2 * 20.087, rel=1e-3)]
     bpe = train_bpe(["some text to learn from"] * 3, 270)
     assert unknown_bits(bpe, ["日本語 ä"]).tolist() == [0.0]
+
+
+def test_another_source_of_the_same_name_does_not_take_over_the_run(finished: Path, tmp_path: Path) -> None:
+    before = hashes(finished / "run")
+    other = write_notes(tmp_path / "notes", 25)
+    with pytest.raises(UsageError, match=r"holds a run on .*notes, not on .*choose another --name"):
+        speedrun(tiny(other), run=finished / "run")
+    assert hashes(finished / "run") == before
+
+
+def test_two_processes_do_not_train_in_one_folder(tmp_path: Path) -> None:
+    first = RunDir(tmp_path / "run")
+    first.lock()
+    first.lock()  # its own lock is no obstacle
+    code = (
+        f"from pathlib import Path; from groundup.core.rundir import RunDir; RunDir(Path({str(first.path)!r})).lock()"
+    )
+    taken = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment())
+    assert taken.returncode != 0 and "another process is working in" in taken.stderr
+    first.unlock()
+    assert subprocess.run([sys.executable, "-c", code], env=environment()).returncode == 0
+
+
+def test_a_signal_ends_work_without_a_safe_point_at_once(capfd: pytest.CaptureFixture[str]) -> None:
+    with stop_on_signal() as stop:
+        with pytest.raises(Interrupted, match="stopped during corpus"), stop.at_once("stopped during corpus"):
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(1)
+        assert not stop.requested
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.requested
+        assert "stopping at the next safe point" in capfd.readouterr().err
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(1)
+
+
+def test_eval_warns_of_a_corpus_that_the_model_may_have_seen(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from groundup.recipes.corpus import make_corpus
+    from groundup.recipes.settings import CorpusSettings
+    from groundup.recipes.stages import evaluate_stage
+
+    make_corpus(CorpusSettings(source=str(finished / "notes")), tmp_path / "corpus", seed=5)
+    numbers = {"questions_per_kind": 10, "stride": 32}
+    for corpus, warned in ((tmp_path / "corpus", True), (finished / "run" / "corpus", False)):
+        evaluate_stage(finished / "run" / "base", corpus, tmp_path / "out", before=None, seed=0, overrides=numbers)
+        assert ("may have seen what is held out" in capsys.readouterr().err) == warned

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -17,11 +18,31 @@ class StopRequest:
 
     def __init__(self) -> None:
         self.requested = False
+        self._at_once: str | None = None
 
     def check(self, message: str) -> None:
         """Raise Interrupted with `message` when a stop was requested."""
         if self.requested:
             raise Interrupted(message)
+
+    @contextmanager
+    def at_once(self, message: str) -> Iterator[None]:
+        """While inside, the first signal raises Interrupted with `message`: for work that has no safe point."""
+        self._at_once = message
+        try:
+            yield
+        finally:
+            self._at_once = None
+
+    def signalled(self, number: int) -> None:
+        """What a signal does."""
+        if self._at_once is not None:
+            raise Interrupted(self._at_once)
+        if self.requested and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.requested = True
+        # Not through the console: its bar may be half way through a line in this very thread.
+        os.write(2, b"\nstopping at the next safe point (Ctrl-C once more: at once)\n")
 
 
 @contextmanager
@@ -36,9 +57,7 @@ def stop_on_signal() -> Iterator[StopRequest]:
         return
 
     def handle(number: int, _frame: FrameType | None) -> None:
-        if request.requested and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        request.requested = True
+        request.signalled(number)
 
     old: dict[int, Any] = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
-from groundup.core.errors import DataError
+from groundup.core.errors import DataError, UsageError
 from groundup.core.files import read_json, sha256_file, sha256_json, write_json
 
 
@@ -19,6 +21,36 @@ class RunDir:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._lock: BinaryIO | None = None
+
+    def lock(self) -> None:
+        """Keep other processes from training in this folder until this one ends (POSIX only).
+
+        Raises:
+            UsageError: when another process holds it.
+        """
+        if self._lock is not None or sys.platform == "win32":
+            return
+        import fcntl
+
+        self.path.mkdir(parents=True, exist_ok=True)
+        file = (self.path / ".lock").open("wb")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            file.close()
+            if error.errno not in (errno.EAGAIN, errno.EACCES):
+                return  # a file system without locks
+            raise UsageError(
+                f"another process is working in {self.path}: wait for it, or choose another --name"
+            ) from None
+        self._lock = file
+
+    def unlock(self) -> None:
+        """Let others work here again."""
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
 
     @property
     def ledger_path(self) -> Path:

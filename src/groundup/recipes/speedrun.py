@@ -6,6 +6,7 @@ import os
 import platform
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from groundup.core.metrics import JsonlSink
 from groundup.core.rundir import RunDir
 from groundup.core.seeds import random_for
 from groundup.data.corpus import Corpus, read_corpus
+from groundup.data.named import NAMED_SOURCES
 from groundup.data.sources import require_enough
 from groundup.recipes.corpus import (
     make_corpus,
@@ -75,7 +77,11 @@ def speedrun(
             "speedrun works in one process: under torchrun run its stages, of which pretrain and sft use all processes"
         )
     with stop_on_signal() as stop:
-        return _Speedrun(overrides or {}, run, budget_s, replan, stop).work()
+        work = _Speedrun(overrides or {}, run, budget_s, replan, stop)
+        try:
+            return work.work()
+        finally:
+            work.run.unlock()
 
 
 class _Speedrun:
@@ -112,7 +118,10 @@ class _Speedrun:
         console.heading(title)
 
         def measured() -> tuple[list[Path], dict[str, Any]]:
-            outputs, facts = work()
+            # Training stops at a checkpoint; everything else is short and begins anew.
+            again = self.stop.at_once(f"stopped during {name}: the same command goes on from there")
+            with nullcontext() if name in ("pretrain", "sft") else again:
+                outputs, facts = work()
             return outputs, {**facts, "peak_bytes": peak_memory_bytes()}
 
         self.run.stage(name, inputs, measured)
@@ -120,6 +129,14 @@ class _Speedrun:
     def _corpus(self) -> Corpus:
         folder = self.run.path / "corpus"
         settings = self.corpus_settings
+        source = settings.source
+        if source not in NAMED_SOURCES:
+            source = str(Path(source).expanduser().resolve())
+        earlier = self.run.facts("corpus").get("source", source)
+        if earlier != source:
+            raise UsageError(
+                f"{self.run.path} holds a run on {earlier}, not on {source}: choose another --name, or remove the folder"
+            )
         inputs = {
             "settings": settings.to_dict(),
             "seed": self.seed,
@@ -133,7 +150,7 @@ class _Speedrun:
             total = sum(split["text_bytes"] for split in splits.values())
             documents = sum(split["documents"] for split in splits.values())
             console.say(f"{documents:,} documents, {console.format_bytes(total)} of text from {settings.source}")
-            return sorted(folder.rglob("*.json*")), {}
+            return sorted(folder.rglob("*.json*")), {"source": source}
 
         self._stage("corpus", "Corpus", inputs, work)
         return read_corpus(folder)
@@ -301,6 +318,7 @@ class _Speedrun:
 
     def _begin(self, stage: str, inputs: dict[str, Any]) -> None:
         """Clear what an earlier run with other inputs left of this stage; its checkpoints would not fit."""
+        self.run.lock()
         work = self.run.path / stage
         marker = work / "inputs.json"
         digest = sha256_json(inputs)

@@ -174,6 +174,13 @@ def evaluate_stage(
     """Measure a model on the test split of a corpus and print the table."""
     corpus = read_corpus(corpus_folder)
     base, chat = (model, None) if before is None else (before, model)
+    lineage = base / "lineage.json"
+    trained = read_json(lineage).get("data_sha256") if lineage.is_file() else None
+    mine = corpus.manifest["splits"]["train"]["sha256"]
+    if isinstance(trained, dict) and trained.get("train", mine) != mine:
+        console.warn(
+            f"{base} was trained on another corpus or split than {corpus_folder}: it may have seen what is held out here"
+        )
     evaluate_run(corpus, base, chat, EvaluationSettings(**overrides), out, seed=seed)
     show_results(out)
 
