@@ -53,6 +53,9 @@ from groundup.train.trainer import Trainer, TrainResult
 EVALUATION_ROWS = 16
 # Tokens in one pass of tuning on a CPU, where more are no faster and need more memory (docs/experiments.md).
 TUNING_TOKENS = 5_120
+# Fewer tokens than this are one pass: the order of sums then does not hang on a measurement, so that the same command
+# gives the same weights again.
+ONE_PASS_TOKENS = 4_096
 # What a validation pass may cost: more tokens make the curve no smoother to the eye.
 EVALUATION_TOKENS = 60_000
 
@@ -133,7 +136,9 @@ def probe_plan(model: Transformer, settings: ExecutionSettings, *, rows: int, co
         return Batch(inputs=ids[:, :-1], targets=ids[:, 1:])
 
     per_process = max(1, rows // plan.world_size)
-    sizes = [settings.micro_batch] if settings.micro_batch else sorted({per_process, max(1, per_process // 2)})
+    sizes = [settings.micro_batch or per_process]
+    if settings.micro_batch is None and per_process * context > ONE_PASS_TOKENS:
+        sizes.insert(0, per_process // 2)
     precisions = None if settings.precision == "auto" else (settings.precision,)
     return probe(model, next_token_loss, make_batch, plan, micro_batches=sizes, precisions=precisions)
 
