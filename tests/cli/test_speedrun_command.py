@@ -186,6 +186,7 @@ def test_bad_sources_are_named(tmp_path: Path, make, words: list[str]) -> None: 
     ("arguments", "words"),
     [
         (["speedrun", "nosuchfolder"], ["nosuchfolder", "neither a file, a folder nor a named source"]),
+        (["speedrun", "x" * 3000], ["name too long"]),
         (["speedrun", "--budget", "soon"], ["soon", "5m"]),
         (["speedrun", "--pretrain.learning-rat", "1"], ["learning-rat"]),
         (["speedrun", "--depth", "0"], ["depth", "64"]),

@@ -64,7 +64,7 @@ def run(
         given["seed"] = seed
     merged = merge(overrides, given)
     used = merged.get("corpus", {}).get("source", "python-docs")
-    name = name or re.sub(r"[^\w.-]+", "-", Path(used).expanduser().resolve().name).strip("-.") or "run"
+    name = name or re.sub(r"[^\w.-]+", "-", Path(used).expanduser().resolve().name)[:80].strip("-.") or "run"
     if name in (".", "..") or re.search(r"[/\\]", name):
         raise UsageError(
             f"--name {name!r} is no name of a folder: use letters, digits, - and _, and --runs for a place"

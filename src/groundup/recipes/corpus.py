@@ -18,6 +18,7 @@ from groundup.data.corpus import Corpus, write_corpus
 from groundup.data.document import SPLITS, Document
 from groundup.data.named import NAMED_SOURCES
 from groundup.data.python_docs import read_entries
+from groundup.data.readers import explained
 from groundup.data.shards import write_shards, write_token_shards
 from groundup.data.sources import find_files, read_source
 from groundup.recipes.settings import CorpusSettings, TokenizerSettings
@@ -42,8 +43,9 @@ def source_fingerprint(source: str) -> str:
     if source in NAMED_SOURCES:
         return f"{source} {platform.python_version()}"
     path = Path(source).expanduser()
-    files = find_files(path) if path.is_dir() else [path] * path.is_file()
-    facts = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    with explained(path):
+        files = find_files(path) if path.is_dir() else [path] * path.is_file()
+        facts = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
     return sha256_json(facts)
 
 
