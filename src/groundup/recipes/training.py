@@ -367,9 +367,10 @@ def _held_out(chats: Sequence[EncodedChat], max_length: int, pad_id: int, seed: 
     """The held-out conversations that fit, as batches; None (with a warning) when there are none."""
     fitting = [chat for chat in chats if len(chat.ids) <= max_length]
     if not fitting:
+        reason = f"none of {len(chats)} held-out conversations has at most {max_length} tokens"
         console.warn(
-            f"none of {len(chats)} held-out conversations has at most {max_length} tokens: tuning goes on without "
-            "watching a held-out loss, and the last weights are kept"
+            f"{reason if chats else 'there is no held-out conversation'}: tuning goes on without watching a held-out "
+            "loss, and the last weights are kept"
         )
         return None
     return ConversationSource(
