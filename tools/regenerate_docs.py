@@ -12,8 +12,8 @@ A block is run when a comment stands before it:
 `first-model` names a scenario: all blocks of a page with that name run in order in one temporary folder, which
 starts as a copy of `examples/first-model/` where that exists. Words after the name: `slow` (the scenario runs only
 with --slow), `fails` (the command must fail). A command may go on in the next line after a backslash (`> ` before the
-rest is dropped), runs through `sh`, and finds `groundup` and `python` of this environment. Output and errors are
-shown together.
+rest is dropped), runs through `sh`, and finds `groundup`, `python` and `benchmarks` of this project. Output and errors
+are shown together.
 
 What is compared:
 
@@ -212,6 +212,7 @@ def environment(folder: Path) -> dict[str, str]:
     return {
         **os.environ,
         "PATH": str(Path(sys.executable).parent) + os.pathsep + os.environ.get("PATH", ""),
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
         "COLUMNS": "100",
         "NO_COLOR": "1",
         "TERM": "dumb",

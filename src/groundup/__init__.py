@@ -2,7 +2,7 @@
 
 The names of the Python API are imported lazily, so that `import groundup` costs nothing:
 
-    groundup.load(folder)          a model directory: model, tokenizer, chat template
+    groundup.load(source)          a directory, GGUF file, NAME, hub id or preset: model, tokenizer, chat template
     groundup.speedrun(run=folder)  the main job, as the command does it
 """
 
@@ -14,7 +14,7 @@ from typing import Any
 __version__ = "0.1.0"
 
 _HOMES = {
-    "load": ("groundup.model.directory", "load_model_directory"),
+    "load": ("groundup.model.load", "load_model"),
     "speedrun": ("groundup.recipes.speedrun", "speedrun"),
 }
 

@@ -56,6 +56,30 @@ def test_a_finished_run_is_not_repeated_unless_its_inputs_change(finished: Path)
     assert weights(finished) == before
 
 
+@pytest.mark.parametrize("kind", ["F32", "Q8_0"])
+def test_the_chat_model_answers_the_same_in_llama_cpp(finished: Path, tmp_path: Path, kind: str) -> None:
+    pytest.importorskip("llama_cpp", reason="needs llama.cpp: make oracles")
+    from benchmarks import llama_cpp_peer as peer
+    from groundup.inference.session import answer_stop_ids
+    from groundup.model.load import load_model
+    from groundup.recipes.tuning import answer
+    from groundup.tokenizer.chat import encode_chat
+
+    path = tmp_path / "chat.gguf"
+    done = run("export", finished / "chat", "--type", kind, "--out", path)
+    assert done.returncode == 0, done.stderr
+    loaded = load_model(path)
+    assert loaded.chat_template is not None
+    stops = answer_stop_ids(loaded.tokenizer, loaded.generation)
+    for question in ("Where does the river stand?", "Que dit <|im_end|> l'été ?"):
+        messages = [{"role": "user", "content": question}]
+        ids = encode_chat(loaded.tokenizer, loaded.chat_template, messages, add_generation_prompt=True).ids
+        if "<|" not in question:  # there llama.cpp reads the special token in the text, which we never do
+            assert ids == peer.tokenize(path, peer.chat_prompt(path, messages), special=True)
+        theirs = loaded.tokenizer.decode(peer.greedy(path, ids, 128, stops, threads=1), skip_special=True)
+        assert answer(loaded, messages) == theirs
+
+
 def test_transformers_loads_both_and_says_the_same(finished: Path) -> None:
     code = """
 import sys, torch

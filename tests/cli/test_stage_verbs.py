@@ -128,6 +128,29 @@ def test_tuning_on_a_file_and_measuring_both(house: Path, tmp_path: Path) -> Non
     assert "trigram of tokens" in alone
 
 
+def test_tuning_says_what_it_takes_and_shows_what_it_changed(house: Path, tmp_path: Path) -> None:
+    data = talks(tmp_path)
+    count = len(data.read_text().splitlines())
+    said = succeed(
+        "sft", house / "base", data, "--out", tmp_path / "chat", "--train.learning-rate", "0.003", *EXECUTION
+    )
+    work = tmp_path / "chat.work"
+    forecast, result = (json.loads((work / name).read_text()) for name in ("forecast.json", "tuning.json"))
+    held_out = max(1, round(0.05 * count))
+    assert (forecast["conversations"], forecast["held_out"]) == (count - held_out, held_out)
+    assert forecast["steps"] == max(1, round(2 * (count - held_out) / 32)) == result["steps"]
+    assert "predicted time" in said and "predicted memory" in said and forecast["seconds"] > 0
+    assert 0 < result["loss_after"] < result["loss_before"]
+    pairs = json.loads((work / "pairs.json").read_text())
+    assert len(pairs) == min(10, held_out) and pairs[0]["before"] != pairs[0]["after"]
+    page = (work / "report.html").read_text(encoding="utf-8")
+    assert f"{result['loss_before']:.3f}" in page and pairs[0]["expected"] in page and "<script" not in page
+    again = succeed(
+        "sft", house / "base", data, "--out", tmp_path / "chat", "--train.learning-rate", "0.003", *EXECUTION
+    )
+    assert "predicted time" in again and json.loads((work / "forecast.json").read_text()) == forecast
+
+
 def test_tuning_stopped_by_sigterm_ends_with_the_same_bits(house: Path, tmp_path: Path) -> None:
     data = talks(tmp_path)
     steps = ["--train.num-steps", "60", *TUNING[2:]]

@@ -3,24 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
 from groundup.model.config import TransformerConfig
-from groundup.model.presets import preset
+from groundup.model.presets import FULL, SLIDING, preset
 from groundup.model.transformer import Transformer, build
 
+_GROUPED: dict[str, Any] = {
+    "hidden_size": 48,
+    "num_attention_heads": 6,
+    "num_key_value_heads": 2,
+    "num_hidden_layers": 3,
+    "intermediate_size": 80,
+}
+_GEMMA = {**_GROUPED, "head_dim": 16, "query_pre_attn_scalar": 20, "sliding_window": 6}
 SMALL: dict[str, dict[str, Any]] = {
     "gpt2": {"hidden_size": 48, "num_attention_heads": 4, "num_hidden_layers": 3},
-    "llama3": {
-        "hidden_size": 48,
-        "num_attention_heads": 6,
-        "num_key_value_heads": 2,
-        "num_hidden_layers": 3,
-        "intermediate_size": 80,
-    },
+    "llama3": _GROUPED,
+    "mistral": {**_GROUPED, "sliding_window": 7},
+    "qwen2": {**_GROUPED, "sliding_window": 5, "layer_types": (FULL, SLIDING, SLIDING)},
+    "gemma2": {**_GEMMA, "attn_logit_softcapping": 2.0, "final_logit_softcapping": 5.0},
+    "gemma3": {**_GEMMA, "layer_types": (SLIDING, FULL, SLIDING)},
+    "olmo2": _GROUPED,
+    "bert": {key: value for key, value in _GROUPED.items() if key != "num_key_value_heads"},
     "qwen3": {
         "hidden_size": 40,
         "num_attention_heads": 6,
@@ -30,6 +40,18 @@ SMALL: dict[str, dict[str, Any]] = {
         "intermediate_size": 72,
     },
 }
+# Parts that no preset has, put into a preset's mixers.
+MIXERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "sinks": (
+        "llama3",
+        {
+            "sliding_window": 5,
+            "num_sink_tokens": 2,
+            "sink_logits": True,
+            "rotary": {"kind": "rotary", "partial_rotary_factor": 0.5},
+        },
+    ),
+}
 
 
 @pytest.fixture
@@ -37,8 +59,10 @@ def small_config() -> Callable[..., TransformerConfig]:
     """`small_config("qwen3", **changes)`: a config of that family, a few thousand parameters."""
 
     def make(name: str, **changes: Any) -> TransformerConfig:
-        fields = {"vocab_size": 97, "max_position_embeddings": 64, "initializer_range": 0.2, **SMALL[name], **changes}
-        return preset(name, **fields)
+        family, mixer = MIXERS.get(name, (name, {}))
+        fields = {"vocab_size": 97, "max_position_embeddings": 64, "initializer_range": 0.2, **SMALL[family], **changes}
+        config = preset(family, **fields)
+        return config.with_layers(lambda layer: layer.replace(mixer=mixer)) if mixer else config
 
     return make
 
@@ -55,6 +79,21 @@ def small_model(small_config: Callable[..., TransformerConfig]) -> Callable[...,
                 if parameter.dim() == 1:
                     parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.2)
         return model
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Transformer, Any]]:
+    """`pair(case)`: our model and theirs with the same weights, of a case of `benchmarks.families`; made once."""
+    pytest.importorskip("transformers")
+    from benchmarks.families import CASES, load_ours, make_theirs
+
+    @cache
+    def make(case: str) -> tuple[Transformer, Any]:
+        theirs = make_theirs(CASES[case])
+        folder: Path = tmp_path_factory.mktemp("pair")
+        return load_ours(theirs, folder), theirs
 
     return make
 

@@ -10,8 +10,10 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from groundup.core.errors import ModelError
-from groundup.model.config import FilePartConfig, TransformerConfig
+from groundup.model.config import AttentionConfig, FilePartConfig, TransformerConfig
 from groundup.model.counts import count_parameters, flops_per_token, training_memory_bytes
+from groundup.model.ops import visible_keys
+from groundup.model.presets import FULL, SLIDING
 from groundup.model.transformer import build
 
 CASES: list[tuple[str, dict[str, Any]]] = [
@@ -21,6 +23,13 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("llama3", {"tie_word_embeddings": False, "attention_bias": True, "mlp_bias": True, "head_dim": 12}),
     ("qwen3", {}),
     ("qwen3", {"tie_word_embeddings": False, "num_key_value_heads": 6}),
+    ("mistral", {}),
+    ("qwen2", {}),
+    ("gemma2", {"tie_word_embeddings": False, "attention_bias": True}),
+    ("gemma3", {}),
+    ("olmo2", {}),
+    ("sinks", {}),
+    ("bert", {}),
 ]
 
 
@@ -43,8 +52,8 @@ def test_parameters(
         config = config.with_layers(lambda layer: layer.replace(cross_attention=cross))
     model, counts = build(config), count_parameters(config)
     assert counts.total == sum(parameter.numel() for parameter in model.parameters())
-    tables = [model.embed, *([model.embed_positions] if model.embed_positions is not None else [])]
-    assert counts.embedding == sum(table.weight.numel() for table in tables)
+    tables = [model.embed, model.embed_positions, model.embed_types]
+    assert counts.embedding == sum(table.weight.numel() for table in tables if table is not None)
     assert counts.non_embedding == counts.total - counts.embedding
 
 
@@ -52,18 +61,45 @@ def test_parameters(
 def test_flops_equal_torchs_counter(
     name: str, changes: dict[str, Any], small_config: Callable[..., TransformerConfig]
 ) -> None:
-    config = small_config(name, **changes)
+    # The explicit path computes every score, seen or not; what a window saves is checked below.
+    whole = {} if name == "bert" else {"sliding_window": None, "num_sink_tokens": 0}
+    config = small_config(name, **changes).with_layers(lambda layer: layer.replace(mixer=whole))
     model, context = build(config), 20
     text = torch.zeros(2, context, dtype=torch.long)
     for layer in model.layers:  # the explicit path: its products are counted one by one
         layer.attn.pattern.register_forward_hook(lambda *_: None)  # type: ignore[union-attr]
     counter = FlopCounterMode(display=False)
     with counter:
-        loss = model.logits(model(text)).sum()
+        hidden = model(text)
+        loss = (model.logits(hidden) if config.has_head else hidden).sum()
     assert counter.get_total_flops() == flops_per_token(config, context) * 2 * context
     with FlopCounterMode(display=False) as counter:
         loss.backward()
     assert counter.get_total_flops() == 2 * flops_per_token(config, context) * 2 * context
+
+
+@pytest.mark.parametrize("name", ["mistral", "qwen2", "gemma3", "sinks"])
+def test_a_window_leaves_out_the_scores_of_keys_it_does_not_see(
+    name: str, small_config: Callable[..., TransformerConfig]
+) -> None:
+    config, context = small_config(name), 20
+    whole = config.with_layers(lambda layer: layer.replace(mixer={"sliding_window": None, "num_sink_tokens": 0}))
+    unseen = 0
+    for layer in config.layers():
+        heads = layer.mixer
+        assert isinstance(heads, AttentionConfig)
+        if heads.sliding_window is not None:
+            seen = visible_keys(
+                context,
+                context,
+                is_causal=True,
+                window=heads.sliding_window,
+                sinks=(torch.arange(context) < heads.num_sink_tokens)[None],
+            )
+            unseen += 4 * heads.num_attention_heads * heads.head_dim * (context - int(seen[0, 0, -1].sum()))
+    assert unseen > 0
+    assert flops_per_token(whole, context) - flops_per_token(config, context) == unseen
+    assert flops_per_token(whole, 3) == flops_per_token(config, 3)
 
 
 def test_file_parts_cannot_be_counted(small_config: Callable[..., TransformerConfig]) -> None:
@@ -74,12 +110,16 @@ def test_file_parts_cannot_be_counted(small_config: Callable[..., TransformerCon
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-@pytest.mark.parametrize(("name", "changes"), [CASES[0], CASES[2], CASES[4]])
+@pytest.mark.parametrize(
+    ("name", "changes"), [case for case in CASES if not case[1] or case[0] == "gemma2"], ids=lambda value: str(value)
+)
 def test_memory_counts_what_autograd_keeps(
     name: str, changes: dict[str, Any], precision: Any, small_config: Callable[..., TransformerConfig]
 ) -> None:
     """The activations of the formula against the bytes that autograd really saves (a count, not a measurement)."""
     wide = {"hidden_size": 192} | ({} if name == "gpt2" else {"intermediate_size": 512})
+    if name in ("qwen2", "gemma3"):
+        wide["layer_types"] = (FULL, SLIDING, SLIDING, SLIDING)  # type: ignore[assignment]
     config = small_config(name, num_hidden_layers=4, max_position_embeddings=128, **wide)
     model = build(config)
     own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}

@@ -18,8 +18,10 @@ from groundup.model.transformer import Transformer, build
 
 Make = Callable[..., Transformer]
 Ids = Callable[..., Tensor]
-FAMILIES = ["gpt2", "llama3", "qwen3"]
-fixture_ok = settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+FAMILIES = ["gpt2", "llama3", "mistral", "qwen2", "qwen3", "gemma2", "gemma3", "olmo2", "sinks"]
+# Attention that the fused kernel takes whole: no window, no cap, no learned sink.
+FUSED = ["gpt2", "llama3", "qwen3", "olmo2"]
+fixture_ok = settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def close(got: Tensor, expected: Tensor, tolerance: float = 1e-5) -> None:
@@ -129,7 +131,8 @@ def test_right_padding_and_both_widths_of_a_mask(name: str, small_model: Make, i
 @pytest.mark.parametrize("name", FAMILIES)
 def test_embeddings_in_place_of_ids(name: str, small_model: Make, ids: Ids) -> None:
     model, text = small_model(name), ids(2, 9)
-    assert torch.equal(model(model.embed(text)), model(text))
+    factor = model.config.embedding_multiplier or 1.0  # embeddings are what the first layer reads
+    assert torch.equal(model(model.embed(text) * factor), model(text))
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -315,7 +318,7 @@ def test_autocast_and_bfloat16_weights(name: str, small_model: Make, ids: Ids) -
     close(small.logits(hidden), exact, 0.1)
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", FUSED)
 def test_the_training_path_builds_no_mask(
     name: str, small_model: Make, ids: Ids, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -337,6 +340,33 @@ def test_the_training_path_builds_no_mask(
     assert [(call["attn_mask"] is None, call["is_causal"]) for call in calls] == [(True, True)] * 3 + [
         (True, False)
     ] * 3
+
+
+def test_a_window_builds_one_mask_for_all_layers_and_none_within_it(
+    small_model: Make, ids: Ids, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    masks: list[Tensor | None] = []
+    real = torch.nn.functional.scaled_dot_product_attention
+
+    def watch(*arguments: Any, **options: Any) -> Tensor:
+        masks.append(options["attn_mask"])
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", watch)
+    model = small_model("mistral")  # a window of 7
+    model(ids(1, 7))
+    assert masks == [None] * 3
+    masks.clear()
+    model(ids(1, 8))
+    first, *others = masks
+    assert first is not None and first.shape == (1, 1, 8, 8) and all(one is first for one in others)
+    masks.clear()
+    cache = model.new_cache(1)
+    model(ids(1, 6), cache=cache)
+    model(ids(1, 1), cache=cache)
+    assert masks == [None] * 6
+    model(ids(1, 1), cache=cache)
+    assert [mask.tolist() for mask in masks[6:] if mask is not None] == [[[[[False] + [True] * 7]]]] * 3
 
 
 # Start -----------------------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ import torch
 
 import groundup.model.ops as ops
 from groundup.core.registry import Pair, pairs
+from groundup.model.config import RotaryConfig
 from groundup.model.ops.activation import relu2
 from groundup.model.ops.attention import visible_keys
 from groundup.model.ops.norm import rms_norm_fast
@@ -85,7 +86,7 @@ def test_rotary_depends_on_distance_alone_and_keeps_length() -> None:
     query, key = (torch.randn(1, 1, 1, 32, dtype=torch.float64, generator=generator) for _ in range(2))
 
     def turned(x: torch.Tensor, position: int) -> torch.Tensor:
-        cos, sin = rotary_tables(torch.tensor([[position]]), 32, 10_000.0, torch.float64)
+        cos, sin = rotary_tables(torch.tensor([[position]]), 32, RotaryConfig(), torch.float64)
         return rotary_fast(x, cos, sin)
 
     products = [float((turned(query, start + 5) * turned(key, start)).sum()) for start in (0, 3, 40, 900)]
@@ -96,7 +97,9 @@ def test_rotary_depends_on_distance_alone_and_keeps_length() -> None:
 
 def test_rotary_works_on_strided_heads_and_long_positions() -> None:
     x = torch.randn(2, 5, 3, 8, generator=torch.Generator().manual_seed(0)).transpose(1, 2)
-    cos, sin = rotary_tables(torch.tensor([[0, 1, 2, 3, 131_071]]), 8, 500_000.0, torch.float32)
+    cos, sin = rotary_tables(
+        torch.tensor([[0, 1, 2, 3, 131_071]]), 8, RotaryConfig(rope_theta=500_000.0), torch.float32
+    )
     got = rotary_fast(x, cos, sin)
     assert largest_relative_difference(got, ops.rotary_reference(x, cos, sin)) <= 1e-6
     assert float(got[0, 0, 4, 0]) == pytest.approx(

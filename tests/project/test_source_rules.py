@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
+from groundup.model.sources import PACKAGED_MODELS
 from tools.pin_versions import canonical
 
 PACKAGE = Path(__file__).resolve().parents[2] / "src" / "groundup"
@@ -56,18 +57,37 @@ def uses(tree: ast.AST) -> Iterator[tuple[int, str]]:
 
 
 def test_every_library_that_is_imported_is_declared() -> None:
-    """A package that another one happens to bring may be gone with that one's next version."""
-    manifest = tomllib.loads((PACKAGE.parents[1] / "pyproject.toml").read_text(encoding="utf-8"))
-    declared = {canonical(Requirement(text).name) for text in manifest["project"]["dependencies"]}
+    """A package that another one happens to bring may be gone with that one's next version.
+
+    An extra's package may be imported inside a function only, so that the rest works without it.
+    """
+    project = tomllib.loads((PACKAGE.parents[1] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    declared = {canonical(Requirement(text).name) for text in project["dependencies"]}
+    users = [
+        texts for name, texts in project["optional-dependencies"].items() if name not in ("dev", "oracles", "docs")
+    ]
+    lazily = declared | {canonical(Requirement(text).name) for texts in users for text in texts}
     undeclared = set()
     for path in FILES:
-        for node in ast.walk(parse(path)):
+        tree = parse(path)
+        inside = {
+            id(node)
+            for function in ast.walk(tree)
+            if isinstance(function, ast.FunctionDef)
+            for node in ast.walk(function)
+        }
+        for node in ast.walk(tree):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             names += [node.module] if isinstance(node, ast.ImportFrom) and node.module and not node.level else []
             for name in {name.split(".")[0] for name in names} - set(sys.stdlib_module_names) - {"groundup"}:
-                if canonical(name) not in declared:
+                if canonical(name) not in (lazily if id(node) in inside else declared):
                     undeclared.add(f"{relative(path)}:{node.lineno}: {name}")
     assert not undeclared, "\n".join(sorted(undeclared))
+
+
+def test_the_extra_of_models_is_what_the_names_stand_for() -> None:
+    project = tomllib.loads((PACKAGE.parents[1] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert project["optional-dependencies"]["models"] == [model.requirement for model in PACKAGED_MODELS.values()]
 
 
 def parse(path: Path) -> ast.Module:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import random
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -185,7 +186,7 @@ def test_long_pieces_take_no_quadratic_time(gpt2: ByteBPE) -> None:
 
 
 def test_the_cache_changes_nothing_when_it_overflows(monkeypatch: pytest.MonkeyPatch, small_bpe: ByteBPE) -> None:
-    monkeypatch.setattr("groundup.tokenizer.bpe._CACHE_ENTRIES", 3)
+    monkeypatch.setattr("groundup.tokenizer.common._CACHE_ENTRIES", 3)
     fresh = ByteBPE.from_merges(small_bpe.merges)
     text = "one two three four one two three four five" * 5
     assert fresh.encode(text) == small_bpe.encode(text)
@@ -243,8 +244,8 @@ def test_wrong_uses_of_the_class() -> None:
         ByteBPE(everything, [(b"a", b"b")])
     with pytest.raises(TokenizerError, match=r"merge 1 .*repeats merge 0"):
         ByteBPE({**everything, b"ab": 256}, [(b"a", b"b"), (b"a", b"b")])
-    with pytest.raises(TokenizerError, match=r"2 of the 256 bytes have no token \(the first is 0x07\)"):
-        ByteBPE({token: id for token, id in everything.items() if id not in (7, 9)}, [])
+    with pytest.raises(TokenizerError, match=r"2 of the 256 bytes have no token \(the first is 0x09\)"):
+        ByteBPE({token: id for token, id in everything.items() if id not in (7, 9, 97)}, [])
     with pytest.raises(TokenizerError, match=r"share the id 65"):
         ByteBPE({**everything, b"zz": 65}, [])
     with pytest.raises(TokenizerError, match=r"'<s>' and the token b'A' share the id 65"):
@@ -255,6 +256,74 @@ def test_wrong_uses_of_the_class() -> None:
         ByteBPE(everything, [], special_tokens={"<s>": 256}, eos="<e>")
     with pytest.raises(TokenizerError, match=r"negative id -1"):
         ByteBPE({**everything, b"zz": -1}, [])
+
+
+def test_rare_bytes_without_a_token_are_left_out() -> None:
+    """As in `tokenizers`: what stood around them comes together (Falcon has no tokens for some control characters)."""
+    everything = {bytes([byte]): byte for byte in range(256) if byte not in (0x03, 0xF5)}
+    tokenizer = ByteBPE({**everything, b"ab": 256}, [(b"a", b"b")], pattern=())
+    assert tokenizer.encode("a\x03b") == [256]
+    assert tokenizer.decode(tokenizer.encode("x\x03y é😀")) == "xy é😀"
+
+
+def test_tokens_that_no_text_becomes_are_decoded() -> None:
+    everything = {bytes([byte]): byte for byte in range(256)}
+    tokenizer = ByteBPE(everything, [], unreachable={"\u2194": 256})
+    assert tokenizer.decode([97, 256]) == "a\u2194"
+    assert 256 not in tokenizer.encode("\u2194")
+    with pytest.raises(TokenizerError, match="share the id 97"):
+        ByteBPE(everything, [], unreachable={"\u2194": 97})
+    with pytest.raises(TokenizerError, match="is an ordinary token too"):
+        ByteBPE(everything, [], unreachable={"\u2194": 256}, special_tokens={"\u2194": 257})
+
+
+def test_a_special_token_that_files_cannot_tell_from_a_byte(tmp_path: Path) -> None:
+    tokenizer = ByteBPE.from_merges([], special_tokens=["\u00a7"])
+    assert tokenizer.encode("\u00a7", allow_special=True) == [256]
+    with pytest.raises(TokenizerError, match=r"'§' is also how the token 167 \(b'\\xa7'\) is written in files"):
+        tokenizer.save(tmp_path)
+
+
+def test_what_stands_around_a_text() -> None:
+    tokenizer = ByteBPE(
+        {bytes([byte]): byte for byte in range(256)},
+        [],
+        special_tokens={"<s>": 256, "</s>": 257},
+        bos="<s>",
+        eos="</s>",
+        prefix=["<s>"],
+        suffix=["</s>"],
+    )
+    assert (tokenizer.prefix_ids, tokenizer.suffix_ids) == ((256,), (257,))
+    assert tokenizer.adds_bos
+    assert tokenizer.adds_eos
+    assert tokenizer.encode("abc") == [97, 98, 99]
+    assert tokenizer.encode_with_special("abc") == [256, 97, 98, 99, 257]
+    assert tokenizer.encode_with_special("abc", max_length=4) == [256, 97, 98, 257]
+    assert tokenizer.encode_with_special("a<s>", allow_special=True, max_length=2) == [256, 257]
+    with pytest.raises(TokenizerError, match=r"max_length 1 has no room .*: they are 2 \(<s>, </s>\)"):
+        tokenizer.encode_with_special("abc", max_length=1)
+    with pytest.raises(TokenizerError, match=r"a token put before every text is '<x>', which is no special token"):
+        ByteBPE({bytes([byte]): byte for byte in range(256)}, [], prefix=["<x>"])
+    plain = ByteBPE.from_merges([])
+    assert not plain.adds_bos
+    assert not plain.adds_eos
+    assert plain.encode_with_special("abc") == plain.encode("abc")
+
+
+# Recorded when the class was written first: token shards of that time carry them.
+FINGERPRINTS = {
+    "gpt2": "e4d668de1fdc82c3875e3f54b4b41f2387f537775d8f27ec4ed56d3d8cc959db",
+    "gpt4": "18cb20ed154f4e98187c103aa7ec631d11de7d9f2ff3ab337883d6ef97b9fb3f",
+    "llama3": "7f0ab816a67430a01d111c06405471a5318a271baa5fdb21f32129a73b3b90ee",
+    r"\w+|\W": "60daf3785bace3f1c3a295e7a0ecb5a9df5d8fbf1a24ba6bb9b01070550fdd6e",
+}
+
+
+@pytest.mark.parametrize("pattern", FINGERPRINTS)
+def test_fingerprints_stay_the_same_from_release_to_release(pattern: str) -> None:
+    tokenizer = train_bpe(["The quick brown fox; it's 12345 é 日本 " * 3], 300, pattern=pattern)
+    assert tokenizer.fingerprint() == FINGERPRINTS[pattern]
 
 
 @pytest.mark.parametrize("id", [-1, 420, 10**9])

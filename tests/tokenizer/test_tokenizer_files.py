@@ -52,9 +52,9 @@ def test_the_files_name_what_transformers_needs(small_bpe: ByteBPE, tmp_path: Pa
     }
     text = (tmp_path / "tokenizer.json").read_text(encoding="utf-8")
     split = json.loads(text)["pre_tokenizer"]["pretokenizers"][0]
-    assert split["pattern"]["Regex"] == PATTERNS["llama3"].portable
-    assert "++" not in PATTERNS["llama3"].portable
-    assert "?+" not in PATTERNS["llama3"].portable
+    assert split["pattern"]["Regex"] == PATTERNS["llama3"].portable[0]
+    assert "++" not in PATTERNS["llama3"].portable[0]
+    assert "?+" not in PATTERNS["llama3"].portable[0]
 
 
 # --- files of the hub -------------------------------------------------------------------------------------------
@@ -88,7 +88,7 @@ def test_llama3_like_files(small_bpe: ByteBPE, tmp_path: Path) -> None:
     theirs = hub_tokenizer(small_bpe, ignore_merges=True)
     theirs.pre_tokenizer = tokenizers.pre_tokenizers.Sequence(
         [
-            tokenizers.pre_tokenizers.Split(tokenizers.Regex(PATTERNS["llama3"].portable), "isolated"),
+            tokenizers.pre_tokenizers.Split(tokenizers.Regex(PATTERNS["llama3"].portable[0]), "isolated"),
             tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )
@@ -111,6 +111,9 @@ def test_llama3_like_files(small_bpe: ByteBPE, tmp_path: Path) -> None:
     ours.save(tmp_path / "again")
     again = tokenizers.Tokenizer.from_file(str(tmp_path / "again" / "tokenizer.json"))
     assert again.encode("the").ids == theirs.encode("the").ids == [begin, *ours.encode("the")]
+    assert again.encode("the").ids == ours.encode_with_special("the")
+    assert ours.adds_bos
+    assert not ours.adds_eos
 
 
 def test_whole_words_first(tmp_path: Path) -> None:
@@ -129,7 +132,7 @@ def test_qwen_like_files(small_bpe: ByteBPE, tmp_path: Path) -> None:
     theirs.normalizer = tokenizers.normalizers.NFC()
     theirs.pre_tokenizer = tokenizers.pre_tokenizers.Sequence(
         [
-            tokenizers.pre_tokenizers.Split(tokenizers.Regex(PATTERNS["llama3"].portable), "isolated"),
+            tokenizers.pre_tokenizers.Split(tokenizers.Regex(PATTERNS["llama3"].portable[0]), "isolated"),
             tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )
@@ -149,6 +152,108 @@ def test_qwen_like_files(small_bpe: ByteBPE, tmp_path: Path) -> None:
     ours.save(tmp_path / "again")
     again = load_tokenizer(tmp_path / "again")
     assert again.fingerprint() == ours.fingerprint()
+
+
+BYTE_LEVEL = tokenizers.pre_tokenizers.ByteLevel
+SPLIT = tokenizers.pre_tokenizers.Split
+
+
+def digits_then_words() -> list[Any]:
+    """SmolLM2, StarCoder, Command R."""
+    return [tokenizers.pre_tokenizers.Digits(individual_digits=True), BYTE_LEVEL(add_prefix_space=False)]
+
+
+def several_splits() -> list[Any]:
+    """DeepSeek Coder."""
+    sources = [r"[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", "[一-龥ࠀ-一가-퟿]+"]
+    return [
+        *(SPLIT(tokenizers.Regex(source), "isolated") for source in sources),
+        tokenizers.pre_tokenizers.Digits(individual_digits=True),
+        BYTE_LEVEL(add_prefix_space=False, use_regex=False),
+    ]
+
+
+def the_rest_removed() -> list[Any]:
+    """Phi-4 and OLMo 2: what the expression leaves is dropped, and it leaves nothing."""
+    pattern = tokenizers.Regex(PATTERNS["gpt4"].portable[0])
+    return [SPLIT(pattern, "removed", invert=True), BYTE_LEVEL(add_prefix_space=False, use_regex=False)]
+
+
+def punctuation_and_texts() -> list[Any]:
+    return [
+        tokenizers.pre_tokenizers.Punctuation("contiguous"),
+        SPLIT("the", "isolated"),
+        tokenizers.pre_tokenizers.Digits(individual_digits=False),
+        BYTE_LEVEL(add_prefix_space=False),
+    ]
+
+
+def nothing_cut() -> list[Any]:
+    return [BYTE_LEVEL(add_prefix_space=False, use_regex=False)]
+
+
+@pytest.mark.parametrize(
+    ("steps", "name"),
+    [
+        (digits_then_words, "smollm"),
+        (several_splits, "deepseek-coder"),
+        (the_rest_removed, "gpt4"),
+        (punctuation_and_texts, "custom"),
+        (nothing_cut, "custom"),
+    ],
+)
+def test_other_ways_to_cut(
+    small_bpe: ByteBPE, tmp_path: Path, languages: dict[str, str], steps: Callable[[], list[Any]], name: str
+) -> None:
+    theirs = hub_tokenizer(small_bpe)
+    theirs.pre_tokenizer = tokenizers.pre_tokenizers.Sequence(steps())
+    theirs.decoder = tokenizers.decoders.ByteLevel()
+    theirs.save(str(tmp_path / "tokenizer.json"))
+    ours = load_tokenizer(tmp_path)
+    assert isinstance(ours, ByteBPE)
+    assert ours.pattern.name == name
+    for text in [*TEXTS, "a...b!? {1,22} - 3.14\r\nthe\nthen", *(text[:800] for text in languages.values())]:
+        assert ours.encode(text) == theirs.encode(text).ids
+    ours.save(tmp_path / "again")
+    assert load_tokenizer(tmp_path / "again").fingerprint() == ours.fingerprint()
+    again = tokenizers.Tokenizer.from_file(str(tmp_path / "again" / "tokenizer.json"))
+    assert again.encode(TEXTS[0]).ids == ours.encode(TEXTS[0])
+
+
+def test_only_what_leaves_nothing_can_be_inverted(small_bpe: ByteBPE, tmp_path: Path) -> None:
+    theirs = hub_tokenizer(small_bpe)
+    theirs.pre_tokenizer = tokenizers.pre_tokenizers.Sequence(
+        [SPLIT(tokenizers.Regex(r"\w+"), "removed", invert=True), *nothing_cut()]
+    )
+    theirs.decoder = tokenizers.decoders.ByteLevel()
+    theirs.save(str(tmp_path / "tokenizer.json"))
+    with pytest.raises(TokenizerError, match=r"\['Split', 'ByteLevel'\] is not one that can be read"):
+        load_tokenizer(tmp_path)
+
+
+def test_tokens_outside_of_the_alphabet_are_kept(small_bpe: ByteBPE, tmp_path: Path) -> None:
+    """Command R has emoji in its vocabulary that no text becomes."""
+    data = small_bpe.to_json()
+    data["model"]["vocab"]["日"] = 900
+    write(tmp_path, data)
+    ours = load_tokenizer(tmp_path)
+    theirs = tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    assert ours.encode("日") == theirs.encode("日").ids
+    assert 900 not in ours.encode("日")
+    assert ours.decode([900]) == theirs.decode([900]) == "日"
+    ours.save(tmp_path / "again")
+    assert load_tokenizer(tmp_path / "again").fingerprint() == ours.fingerprint()
+
+
+def test_the_map_of_special_tokens_is_read_where_the_config_is_silent(small_bpe: ByteBPE, tmp_path: Path) -> None:
+    small_bpe.save(tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text('{"eos_token": "<|im_end|>"}')
+    (tmp_path / "special_tokens_map.json").write_text('{"bos_token": "<|im_start|>", "eos_token": "<|pad|>"}')
+    ours = load_tokenizer(tmp_path)
+    assert (ours.bos_id, ours.eos_id, ours.pad_id) == (417, 418, None)
+    (tmp_path / "special_tokens_map.json").write_text("[]")
+    with pytest.raises(TokenizerError, match=r"special_tokens_map\.json must be a JSON object, not of type list"):
+        load_tokenizer(tmp_path)
 
 
 def test_special_tokens_at_the_front_keep_their_ids(tmp_path: Path) -> None:
@@ -202,8 +307,8 @@ def edit(path: str, value: Any) -> Callable[[Any], None]:
 WRONG = [
     ("model", ..., r"must be a JSON object with a 'model'"),
     ("model", [], r"must be a JSON object with a 'model'"),
-    ("model.type", "Unigram", r"the model is of type 'Unigram'; byte-level BPE"),
-    ("model.type", "WordPiece", r"type 'WordPiece'"),
+    ("model.type", "Unigram", r"the model is of type 'Unigram'; BPE, WordPiece and our character files can be read"),
+    ("model.type", "WordPiece", r"WordPiece is read with BertNormalizer and BertPreTokenizer, not with of type None"),
     ("model.type", ["BPE"], r"type \['BPE'\]"),
     ("model.byte_fallback", True, r"byte_fallback = True"),
     ("model.unk_token", "<unk>", r"unk_token = '<unk>'"),
@@ -218,8 +323,8 @@ WRONG = [
     ("model.vocab.a", 10**15, r"'a' has the id 1000000000000000"),
     ("model.vocab.a", 98, r"the tokens b'[ab]' and b'[ab]' share the id 98"),
     ("model.vocab.a", ..., r"1 of the 256 bytes have no token \(the first is 0x61\)"),
-    ("model.vocab.日", 900, r"'日' \(id 900\) is not written in the byte-level alphabet \('日' stands for no byte\)"),
-    ("model.vocab.", 900, r"'' \(id 900\) is not written"),
+    ("model.vocab.", 900, r"the token '' \(id 900\) is empty or holds a surrogate"),
+    ("model.vocab.\ud800", 900, r"the token '\\ud800' \(id 900\) is empty or holds a surrogate"),
     ("model.merges", ..., r"merges is of type NoneType, not a list"),
     ("model.merges", {"a": "b"}, r"merges is of type dict"),
     ("model.merges.0", "ab", r"merge 0 is 'ab', not a pair"),
@@ -238,20 +343,22 @@ WRONG = [
     ("added_tokens.0.id", 97, r"'<\|endoftext\|>' has the id 416 in the vocabulary and 97 beside it"),
     ("added_tokens.0.content", "<new>", r"'<new>' and the token b'<\|endoftext\|>' share the id 416"),
     ("added_tokens.1.content", "<|endoftext|>", r"'<\|endoftext\|>' is given twice"),
-    ("added_tokens.0.lstrip", True, r"'<\|endoftext\|>' has lstrip, which cannot be read"),
+    ("added_tokens.0.single_word", True, r"'<\|endoftext\|>' has single_word, which cannot be read"),
     ("decoder", None, r"the decoder is of type NoneType, not ByteLevel"),
     ("decoder.type", "WordPiece", r"the decoder is 'WordPiece', not ByteLevel"),
-    ("pre_tokenizer", None, r"the pre-tokenizer \[None\] is not one that can be read"),
+    ("pre_tokenizer", None, r"the pre-tokenizer \[\] is not one that can be read"),
     ("pre_tokenizer.pretokenizers", [], r"the pre-tokenizer \[\] is not"),
     ("pre_tokenizer.pretokenizers", 5, r"the pre-tokenizer \[\] is not"),
     ("pre_tokenizer", {"type": "Whitespace"}, r"the pre-tokenizer \['Whitespace'\] is not"),
-    ("pre_tokenizer.pretokenizers.0", {"type": "Digits"}, r"\['Digits', 'ByteLevel'\]"),
+    ("pre_tokenizer.pretokenizers.0", {"type": "Whitespace"}, r"\['Whitespace', 'ByteLevel'\]"),
+    ("pre_tokenizer.pretokenizers.0", {"type": "Punctuation"}, r"\['Punctuation', 'ByteLevel'\]"),
     ("pre_tokenizer.pretokenizers.0.behavior", "Removed", r"\['Split', 'ByteLevel'\] is not one that can be read"),
     ("pre_tokenizer.pretokenizers.0.invert", True, r"\['Split', 'ByteLevel'\] is not"),
-    ("pre_tokenizer.pretokenizers.0.pattern", {"String": " "}, r"\['Split', 'ByteLevel'\] is not"),
+    ("pre_tokenizer.pretokenizers.0.pattern", {"String": 5}, r"\['Split', 'ByteLevel'\] is not"),
+    ("pre_tokenizer.pretokenizers.0.pattern", {"Regex": "a", "String": "a"}, r"\['Split', 'ByteLevel'\] is not"),
+    ("pre_tokenizer.pretokenizers.1.type", "Digits", r"\['Split', 'Digits'\] is not .*: ByteLevel last"),
     ("pre_tokenizer.pretokenizers.0.pattern.Regex", "(a", r"'\(a' is not a valid regular expression"),
     ("pre_tokenizer.pretokenizers.1.add_prefix_space", True, r"add_prefix_space puts a blank before every text"),
-    ("pre_tokenizer.pretokenizers.1.use_regex", True, r"is not one that can be read"),
     ("normalizer", {"type": "Lowercase"}, r"the normalizer 'Lowercase' cannot be read; none and NFC can"),
     ("normalizer", "NFC", r"the normalizer of type str cannot be read"),
 ]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import torch
 from torch import nn
 
 from groundup.core.errors import DataError
@@ -47,6 +48,7 @@ def encode_conversations(
     return encoded
 
 
+@torch.no_grad()
 def conversation_loss(model: nn.Module, source: ConversationSource, *, max_tokens: int) -> dict[str, float]:
     """Mean loss over the trained tokens of held-out conversations, each seen once, up to `max_tokens` of them.
 

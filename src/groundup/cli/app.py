@@ -22,9 +22,13 @@ VERBS = {
     "pretrain": ("groundup.cli.pretrain:run", "Train a model on a corpus."),
     "sft": ("groundup.cli.sft:run", "Tune a model on conversations; --preview shows the trained tokens."),
     "eval": ("groundup.cli.evaluate:run", "Measure a model on held-out text and questions."),
+    "explain": ("groundup.cli.explain:run", "Show a model's forward pass and what each line costs."),
+    "pull": ("groundup.cli.pull:run", "Fetch a model from the Hugging Face hub."),
     "report": ("groundup.cli.report:run", "Write the page of a run from what it measured."),
     "chat": ("groundup.cli.chat:run", "Talk to a model."),
     "generate": ("groundup.cli.generate:run", "Complete a text."),
+    "embed": ("groundup.cli.embed:run", "Turn texts into vectors, or rank them by likeness."),
+    "export": ("groundup.cli.export:run", "Take a model elsewhere: a GGUF file, or a directory for transformers."),
     "env": ("groundup.cli.env:run", "Print what a bug report needs."),
 }
 

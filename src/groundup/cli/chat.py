@@ -13,7 +13,7 @@ from groundup.inference.config import Sampling
 
 @with_settings({"": Sampling}, computed={"temperature": "0.0, the likeliest token"})
 def run(
-    model: Annotated[Path, Parameter(help="a model directory with a chat template")],
+    model: Annotated[str, Parameter(help="a chat model: directory, .gguf file, name (smollm2-135m) or hub id")],
     *,
     system: Annotated[str | None, Parameter(help="system prompt", show_default=False)] = None,
     load: Annotated[Path | None, Parameter(help="go on with a saved conversation", show_default=False)] = None,

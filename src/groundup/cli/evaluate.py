@@ -13,11 +13,11 @@ from groundup.recipes.settings import EvaluationSettings
 
 @with_settings({"": EvaluationSettings}, computed={"context": "that of a training window"})
 def run(
-    model: Annotated[Path, Parameter(help="the model directory to measure")],
+    model: Annotated[str, Parameter(help="the model to measure: directory, .gguf file, name or hub id")],
     *,
     corpus: Annotated[Path, Parameter(help="the corpus folder whose test split is read and asked about")],
     before: Annotated[
-        Path | None,
+        str | None,
         Parameter(help="the model before tuning: its bits per byte are measured, and both answer", show_default=False),
     ] = None,
     out: Annotated[Path, Parameter(help="folder for the results")] = Path("eval"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Any
 
 from cyclopts import Parameter
@@ -13,7 +12,7 @@ from groundup.inference.config import Sampling
 
 @with_settings({"": Sampling})
 def run(
-    model: Annotated[Path, Parameter(help="a model directory")],
+    model: Annotated[str, Parameter(help="a model: directory, .gguf file, name (smollm2-135m) or hub id")],
     prompt: Annotated[str, Parameter(help="the text to go on from")],
     *,
     device: Annotated[str, Parameter(help="auto, cpu, cuda, cuda:N or mps")] = "cpu",

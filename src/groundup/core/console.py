@@ -158,7 +158,8 @@ def format_seconds(seconds: float) -> str:
 def format_count(value: float) -> str:
     """`950`, `12.3k`, `4.56M`, `1.20G`, with three significant digits."""
     for unit, size in (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
-        if abs(value) >= size:
+        # What rounds up to the unit is written in it: 999,900 is 1M, not 1e+03k.
+        if abs(value) >= 0.9995 * size:
             return f"{value / size:.3g}{unit}"
     return f"{value:.3g}"
 
@@ -166,6 +167,6 @@ def format_count(value: float) -> str:
 def format_bytes(count: float) -> str:
     """`512 B`, `3.4 KB`, `812 MB`, `1.25 GB` (powers of 1,000)."""
     for unit, size in (("GB", 1e9), ("MB", 1e6), ("KB", 1e3)):
-        if count >= size:
+        if count >= 0.9995 * size:
             return f"{count / size:.3g} {unit}"
     return f"{count:.0f} B"

@@ -106,6 +106,17 @@ def keep_freed_memory() -> bool:
     return all(mallopt(option, value) == 1 for option, value in ((-4, 0), (-1, 2**31 - 1), (-2, 64 << 20)))
 
 
+def peak_memory_bytes() -> int:
+    """Largest memory that this process has held so far; 0 where the platform does not tell."""
+    if sys.platform == "win32":
+        return 0
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    # Linux counts kilobytes, macOS bytes.
+    return int(peak if platform.system() == "Darwin" else peak * 1024)
+
+
 def has_fast_bfloat16() -> bool:
     """True where the CPU multiplies bfloat16 natively (AVX-512 BF16 or AMX); elsewhere it is emulated and slower."""
     _, flags = cpu_info()

@@ -78,7 +78,7 @@ def read_json(path: Path, error: Callable[[str], GroundupError] = DataError) -> 
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise error(f"{path} does not exist") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as problem:
+    except (OSError, ValueError, RecursionError) as problem:  # ValueError: no UTF-8, no JSON, a number of 5,000 digits
         raise error(f"{path} cannot be read: {problem}") from None
 
 

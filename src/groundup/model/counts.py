@@ -24,7 +24,7 @@ class Counts:
 
     Attributes:
         total: all of them.
-        embedding: the token table and learned positions.
+        embedding: the tables of tokens, learned positions and kinds of text.
         non_embedding: the rest, an untied head included.
     """
 
@@ -42,15 +42,35 @@ def count_parameters(config: TransformerConfig) -> Counts:
     embedding = config.vocab_size * config.hidden_size
     if config.positions is not None:
         embedding += config.max_position_embeddings * config.hidden_size
-    rest = 0 if config.tie_word_embeddings else config.vocab_size * config.hidden_size
-    rest += _norm(config.final_norm, config.hidden_size)
+    embedding += config.type_vocab_size * config.hidden_size
+    rest = config.vocab_size * config.hidden_size if config.has_head and not config.tie_word_embeddings else 0
+    rest += norm_parameters(config.final_norm, config.hidden_size)
+    rest += norm_parameters(config.embedding_norm, config.hidden_size)
     for layer in config.layers():
         width = config.hidden_size
-        norms = 2 if layer.cross_attention is None else 3
-        rest += norms * _norm(layer.norm, width) + _mlp_weights(layer, width) + _mlp_biases(layer, width)
-        for heads in _heads(layer):
-            rest += _head_weights(heads, width) + _head_biases(heads, width) + 2 * _norm(heads.qk_norm, heads.head_dim)
+        branches = 2 if layer.cross_attention is None else 3
+        norms = branches * (2 if layer.placement == "sandwich" else 1)
+        rest += norms * norm_parameters(layer.norm, width) + mlp_parameters(layer, width)
+        rest += sum(heads_parameters(heads, width) for heads in _heads(layer))
     return Counts(embedding + rest, embedding, rest)
+
+
+def heads_parameters(heads: HeadsConfig, width: int) -> int:
+    """Parameters of an attention: projections, biases, query and key norms, sinks."""
+    key_size = heads.num_key_value_heads * heads.head_dim
+    sizes = (
+        (heads.num_attention_heads * heads.head_dim, key_size)
+        if heads.qk_norm_scope == "all"
+        else (heads.head_dim,) * 2
+    )
+    norms = sum(norm_parameters(heads.qk_norm, size) for size in sizes)
+    sinks = heads.num_attention_heads if isinstance(heads, AttentionConfig) and heads.sink_logits else 0
+    return _head_weights(heads, width) + _head_biases(heads, width) + norms + sinks
+
+
+def mlp_parameters(layer: LayerConfig, width: int) -> int:
+    """Parameters of a layer's MLP, biases included."""
+    return _mlp_weights(layer, width) + _mlp_biases(layer, width)
 
 
 def flops_per_token(config: TransformerConfig, context: int, *, memory_length: int = 0) -> int:
@@ -58,14 +78,15 @@ def flops_per_token(config: TransformerConfig, context: int, *, memory_length: i
 
     A matrix product counts two per weight and token. Attention is counted over the whole context, causal or not
     (Chowdhery et al. 2022, PaLM, arXiv:2204.02311, appendix B), so that shares of the peak compare with published
-    ones. Norms, activations and rotations are left out.
+    ones; with a sliding window no more than the window (and its sinks) is counted. Norms, activations and rotations
+    are left out.
 
     Args:
         config: the model.
         context: tokens in a sequence.
         memory_length: vectors that cross-attention reads.
     """
-    operations = 2 * config.vocab_size * config.hidden_size  # the head, tied or not
+    operations = 2 * config.vocab_size * config.hidden_size if config.has_head else 0  # tied or not
     for layer in config.layers():
         operations += 2 * _mlp_weights(layer, config.hidden_size)
         for heads in _heads(layer):
@@ -77,8 +98,16 @@ def flops_per_token(config: TransformerConfig, context: int, *, memory_length: i
                 operations += 2 * from_tokens + 2 * from_memory * memory_length // context
                 operations += 4 * query_width * memory_length
             else:
-                operations += 2 * _head_weights(heads, config.hidden_size) + 4 * query_width * context
+                seen = seen_keys(heads, context)
+                operations += 2 * _head_weights(heads, config.hidden_size) + 4 * query_width * seen
     return operations
+
+
+def seen_keys(heads: HeadsConfig, context: int) -> int:
+    """Most keys that one query of self-attention sees in a text of `context` tokens."""
+    if not isinstance(heads, AttentionConfig) or heads.sliding_window is None:
+        return context
+    return min(context, heads.sliding_window + heads.num_sink_tokens)
 
 
 def training_memory_bytes(config: TransformerConfig, micro_batch: int, context: int, precision: Precision) -> int:
@@ -91,9 +120,13 @@ def training_memory_bytes(config: TransformerConfig, micro_batch: int, context: 
         p (2 D + 2 Q + 2 KV)       inputs of the projections, queries and output of attention, keys and values
         p (Q + KV)                 queries and keys before their norm, if they have one
         p 4 F  or  p 2 F           gated or dense MLP
+        H S (4, p if p < 4, p with a cap) + 2 p Q
+                                   where a cap or a learned sink keeps attention off the fused kernel: the scores of
+                                   H heads in a context of S tokens, and keys and values repeated for each head
 
     with D the width, Q = heads x d, KV = key-value heads x d, F the MLP's width, and 16 D outside the layers. The
-    largest temporary of the backward (one gated MLP) is added once. Logits are left out: they exist in pieces.
+    largest temporary of the backward (one gated MLP, or the scores of a layer) is added once. Logits are left out:
+    they exist in pieces.
 
     Args:
         config: the model.
@@ -110,10 +143,25 @@ def training_memory_bytes(config: TransformerConfig, micro_batch: int, context: 
             query = heads.num_attention_heads * heads.head_dim
             key = heads.num_key_value_heads * heads.head_dim
             kept += size * ((2 * query + 2 * key) + (query + key if heads.qk_norm is not None else 0))
+            scores = _score_bytes(heads, context, size)
+            if scores:
+                kept += scores + 2 * size * query
+                widest = max(widest, 4 * heads.num_attention_heads * context)
         mlp = (4 if isinstance(layer.mlp, GatedMLPConfig) else 2) * layer.mlp.intermediate_size
         per_token += kept + size * mlp
         widest = max(widest, size * mlp)
     return weights + micro_batch * context * (per_token + widest)
+
+
+def _score_bytes(heads: HeadsConfig, context: int, size: int) -> int:
+    """Bytes per token that explicit attention keeps of its scores; none for the fused kernel.
+
+    The softmax is kept in float32 and, for the product with narrower values, rounded; under a cap the tanh too.
+    """
+    if not isinstance(heads, AttentionConfig) or (heads.attn_logit_softcapping is None and not heads.sink_logits):
+        return 0
+    each = 4 + (size if size < 4 else 0) + (size if heads.attn_logit_softcapping is not None else 0)
+    return heads.num_attention_heads * context * each
 
 
 def _heads(layer: LayerConfig) -> list[HeadsConfig]:
@@ -144,7 +192,8 @@ def _mlp_biases(layer: LayerConfig, width: int) -> int:
     return (inner + width) * layer.mlp.bias
 
 
-def _norm(norm: Norm | None, size: int) -> int:
+def norm_parameters(norm: Norm | None, size: int) -> int:
+    """Parameters of a norm over `size` values, 0 for none."""
     if norm is None:
         return 0
     return 2 * size if isinstance(norm, LayerNormConfig) and norm.bias else size

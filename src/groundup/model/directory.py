@@ -13,10 +13,19 @@ import torch
 import groundup
 from groundup.core.errors import ModelError
 from groundup.core.execution import torch_dtype
-from groundup.core.files import explain_write_error, read_json, sha256_file, sync_folder, write_json, write_text
+from groundup.core.files import (
+    explain_write_error,
+    read_json,
+    sha256_file,
+    sha256_json,
+    sync_folder,
+    write_json,
+    write_text,
+)
 from groundup.model.card import default_card
 from groundup.model.config import FilePartConfig, LayerConfig, TransformerConfig
 from groundup.model.hf_config import from_hf, to_hf
+from groundup.model.sentence import read_pooling, write_pooling
 from groundup.model.transformer import Transformer, assemble
 from groundup.model.weights.files import WEIGHTS_FILE, load_weights, save_weights
 from groundup.tokenizer import load_tokenizer
@@ -41,6 +50,11 @@ _OURS = [
     "vocab.json",
     "merges.txt",
     "part_*.py",
+    "vocab.txt",
+    "modules.json",
+    "sentence_bert_config.json",
+    "config_sentence_transformers.json",
+    "[0-9]_*",
     ".gitattributes",
 ]
 
@@ -103,18 +117,21 @@ def save_model_directory(
         temporary.mkdir(parents=True)
         dtype = str(model.embed.weight.dtype).removeprefix("torch.")
         config = _with_own_files(model.config, temporary)
-        save_weights(temporary / WEIGHTS_FILE, model)
+        written = save_weights(temporary / WEIGHTS_FILE, model)
         tokenizer.save(temporary, chat_template=chat_template, max_length=config.max_position_embeddings)
         values = to_hf(config, dtype=dtype)
         ids = {key: values[key] for key in ("bos_token_id", "eos_token_id", "pad_token_id")}
         facts = {**lineage, "versions": _versions() | lineage.get("versions", {})}
-        facts["weights_sha256"] = sha256_file(temporary / WEIGHTS_FILE)
+        hashes = {file.name: sha256_file(file) for file in written}
+        facts["weights_sha256"] = hashes.get(WEIGHTS_FILE) or sha256_json(hashes)
         write_json(temporary / GENERATION_FILE, ids | (generation or {}))
         write_json(temporary / LINEAGE_FILE, facts)
         text = (
             default_card(folder.name, config, facts, has_template=chat_template is not None) if card is None else card
         )
         write_text(temporary / CARD_FILE, text)
+        if config.pooling is not None and values["model_type"] == "bert":
+            write_pooling(temporary, config.pooling, config.hidden_size, config.max_position_embeddings)
         write_json(temporary / CONFIG_FILE, values)
         _swap(temporary, folder)
     except OSError as error:
@@ -139,8 +156,9 @@ def load_model_directory(
     """
     folder = Path(folder)
     config = read_model_config(folder)
-    model = assemble(_with_paths_under(config, folder), trust_code=trust_code).to(torch_dtype(dtype))
-    load_weights(folder, model)
+    with torch.device("meta"):  # memory is made when the weights are read, in their dtype and on their device
+        model = assemble(_with_paths_under(config, folder), trust_code=trust_code).to(torch_dtype(dtype))
+    load_weights(folder, model, device=device)
     tokenizer = load_tokenizer(folder)
     _check_vocabulary(tokenizer, config, folder)
     return LoadedModel(
@@ -168,7 +186,7 @@ def read_model_config(folder: Path) -> TransformerConfig:
     if not isinstance(values, dict):
         raise ModelError(f"{path} holds a JSON {type(values).__name__}, not an object")
     try:
-        return from_hf(values)
+        return from_hf(values, pooling=read_pooling(folder))
     except ModelError as error:
         raise ModelError(f"{path}: {error}") from None
 

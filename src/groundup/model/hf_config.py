@@ -6,32 +6,46 @@ everything else is written with `model_type: "groundup"` and our config inside. 
 
 from __future__ import annotations
 
-import inspect
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, get_args
 
 from groundup.core.errors import ConfigError, ModelError
 from groundup.model.config import (
     Activation,
     AttentionConfig,
-    DenseMLPConfig,
-    GatedMLPConfig,
     LayerConfig,
     LayerNormConfig,
+    PoolingConfig,
     RMSNormConfig,
     TransformerConfig,
+    YarnScaling,
+    check_depth,
 )
-from groundup.model.presets import gpt2, llama3, qwen3
+from groundup.model.hf_rope import has_readable_length, read_rope, write_rope
+from groundup.model.presets import (
+    FULL,
+    SLIDING,
+    bert,
+    gemma2,
+    gemma3,
+    gpt2,
+    llama3,
+    mistral,
+    olmo2,
+    preset_fields,
+    qwen2,
+    qwen3,
+)
 
 log = logging.getLogger("groundup.model.hf_config")
 
 OWN_TYPE = "groundup"
-_SHARED = ("vocab_size", "hidden_size", "max_position_embeddings", "tie_word_embeddings", "initializer_range")
 _IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
-# Keys that change nothing in what the three families compute: dropout (used in training only), the history of the
-# file, generation defaults of old files, and settings of heads that are not the language model's.
+# Keys that change nothing in what the families compute: dropout (used in training only), the history of the file,
+# generation defaults of old files, settings of heads that are not the language model's, and how often a pattern of
+# layers repeats where `layer_types` says it outright.
 _INERT = frozenset(
     [
         "architectures",
@@ -41,10 +55,14 @@ _INERT = frozenset(
         "transformers_version",
         "use_cache",
         "_name_or_path",
+        "name_or_path",
         "attention_dropout",
         "attn_pdrop",
         "embd_pdrop",
         "resid_pdrop",
+        "hidden_dropout_prob",
+        "attention_probs_dropout_prob",
+        "classifier_dropout",
         "summary_type",
         "summary_use_proj",
         "summary_activation",
@@ -56,7 +74,9 @@ _INERT = frozenset(
         "reorder_and_upcast_attn",
         "pretraining_tp",
         "max_window_layers",
-        "sliding_window",
+        "sliding_window_pattern",
+        "_sliding_window_pattern",
+        "cache_implementation",
         "id2label",
         "label2id",
         "problem_type",
@@ -64,25 +84,32 @@ _INERT = frozenset(
         "output_hidden_states",
         "return_dict",
         "chunk_size_feed_forward",
-        "is_encoder_decoder",
         "_attn_implementation",
-        "name_or_path",
         "max_length",
         "do_sample",
         "temperature",
         "top_k",
         "top_p",
+        "is_llama_config",
+        "transformers.js_config",
+        "unsloth_version",
+        "unsloth_fixed",
     ]
 )
 # Keys that would change the result, and the only values this reader implements.
 _FIXED: dict[str, tuple[Any, ...]] = {
-    "use_sliding_window": (False, None),
-    "rope_scaling": (None,),
     "scale_attn_by_inverse_layer_idx": (False,),
     "scale_attn_weights": (True,),
     "add_cross_attention": (False,),
-    "is_decoder": (False, True),
+    "is_encoder_decoder": (False,),
     "quantization_config": (None,),
+    "use_bidirectional_attention": (False, None),
+    "position_embedding_type": ("absolute",),
+    "rope_interleaved": (False,),
+    "use_mrope": (False,),
+    # Where these are settings of a family, they are fields of its preset.
+    "attn_logit_softcapping": (None,),
+    "final_logit_softcapping": (None,),
 }
 
 
@@ -93,60 +120,43 @@ class Family:
     Attributes:
         architecture: class name in transformers.
         preset: from fields to composition.
-        fields: the preset's fields as a composition has them, given its one kind of layer; None when a part is of
-            another kind.
+        absent: what transformers assumes where a file leaves a field out; our presets' defaults are those of a
+            published model.
+        required: keys without which the file is not of this family.
         names: our field name -> Hugging Face's, where they differ.
         extra: keys that are always written.
-        required: keys without which the file is not of this family.
+        takes: whether transformers computes what the preset makes of the fields, where the preset goes further.
+        fixed: keys that would change the result, and the only value that is implemented.
     """
 
     architecture: str
     preset: Callable[..., TransformerConfig]
-    fields: Callable[[TransformerConfig, LayerConfig], dict[str, Any] | None]
-    names: dict[str, str]
-    extra: dict[str, Any]
+    absent: dict[str, Any]
     required: tuple[str, ...]
+    names: dict[str, str] = field(default_factory=dict)
+    extra: dict[str, Any] = field(default_factory=dict)
+    takes: Callable[[dict[str, Any]], bool] = lambda fields: True
+    fixed: dict[str, Any] = field(default_factory=dict)
 
 
-def _gpt2_fields(config: TransformerConfig, layer: LayerConfig) -> dict[str, Any] | None:
-    if not isinstance(layer.mixer, AttentionConfig) or not isinstance(layer.mlp, DenseMLPConfig):
-        return None
-    if not isinstance(layer.norm, LayerNormConfig):
-        return None
-    return {
-        "num_attention_heads": layer.mixer.num_attention_heads,
-        "intermediate_size": layer.mlp.intermediate_size,
-        "hidden_act": layer.mlp.activation,
-        "layer_norm_epsilon": layer.norm.layer_norm_epsilon,
-    }
+def _has_whole_heads(fields: dict[str, Any]) -> bool:
+    # Checked there whatever the head_dim.
+    return bool(fields["hidden_size"] % fields["num_attention_heads"] == 0)
 
 
-def _qwen3_fields(config: TransformerConfig, layer: LayerConfig) -> dict[str, Any] | None:
-    mixer = layer.mixer
-    if not isinstance(mixer, AttentionConfig) or mixer.rotary is None:
-        return None
-    if not isinstance(layer.mlp, GatedMLPConfig) or not isinstance(layer.norm, RMSNormConfig):
-        return None
-    return {
-        "num_attention_heads": mixer.num_attention_heads,
-        "num_key_value_heads": mixer.num_key_value_heads,
-        "head_dim": mixer.head_dim,
-        "rope_theta": mixer.rotary.rope_theta,
-        "attention_bias": mixer.qkv_bias,
-        "intermediate_size": layer.mlp.intermediate_size,
-        "hidden_act": layer.mlp.activation,
-        "rms_norm_eps": layer.norm.rms_norm_eps,
-    }
+def _is_gemma2(fields: dict[str, Any]) -> bool:
+    scalar = fields["query_pre_attn_scalar"]  # an integer there
+    return _has_whole_heads(fields) and scalar is not None and float(scalar).is_integer()
 
 
-def _llama_fields(config: TransformerConfig, layer: LayerConfig) -> dict[str, Any] | None:
-    fields = _qwen3_fields(config, layer)
-    # transformers refuses a Llama whose width is not a multiple of its heads, whatever its head_dim.
-    if fields is None or config.hidden_size % fields["num_attention_heads"]:
-        return None
-    return fields | {"mlp_bias": layer.mlp.bias}
+def _is_gemma3(fields: dict[str, Any]) -> bool:
+    # transformers 5 has a cap in this family's config and does not apply it, and looks for YaRN's truncate elsewhere.
+    scaling = fields.get("rope_scaling")
+    truncates = not isinstance(scaling, YarnScaling) or scaling.truncate
+    return _is_gemma2(fields) and fields["attn_logit_softcapping"] is None and truncates
 
 
+_DIMENSIONS = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
 _GPT2_NAMES = {
     "hidden_size": "n_embd",
     "num_hidden_layers": "n_layer",
@@ -155,40 +165,122 @@ _GPT2_NAMES = {
     "max_position_embeddings": "n_positions",
     "hidden_act": "activation_function",
 }
-_NO_GPT2_DROPOUT = {"attn_pdrop": 0.0, "embd_pdrop": 0.0, "resid_pdrop": 0.0}
-_DIMENSIONS = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
+_PLAIN = {"tie_word_embeddings": False, "rms_norm_eps": 1e-6, "rope_theta": 1e4, "head_dim": None}
+_PLAIN |= {"num_key_value_heads": None}
+_GEMMA_NAMES = {"hidden_act": "hidden_activation"}
+_GEMMA = {**_PLAIN, "tie_word_embeddings": True, "head_dim": 256, "num_key_value_heads": 4, "sliding_window": 4096}
+_NO_DROPOUT = {"attention_dropout": 0.0}
 
 FAMILIES: dict[str, Family] = {
     "gpt2": Family(
         "GPT2LMHeadModel",
         gpt2,
-        _gpt2_fields,
-        _GPT2_NAMES,
-        _NO_GPT2_DROPOUT,
+        {"tie_word_embeddings": True, "hidden_act": "gelu_new", "layer_norm_epsilon": 1e-5},
         ("vocab_size", "n_embd", "n_layer", "n_head"),
+        _GPT2_NAMES,
+        {"attn_pdrop": 0.0, "embd_pdrop": 0.0, "resid_pdrop": 0.0},
     ),
-    "llama": Family("LlamaForCausalLM", llama3, _llama_fields, {}, {"attention_dropout": 0.0}, _DIMENSIONS),
+    "llama": Family(
+        "LlamaForCausalLM",
+        llama3,
+        {**_PLAIN, "max_position_embeddings": 2048},
+        _DIMENSIONS,
+        extra=_NO_DROPOUT,
+        takes=_has_whole_heads,
+    ),
+    "mistral": Family(
+        "MistralForCausalLM",
+        mistral,
+        {**_PLAIN, "num_key_value_heads": 8, "max_position_embeddings": 131072, "sliding_window": 4096},
+        _DIMENSIONS,
+        extra=_NO_DROPOUT,
+    ),
+    "qwen2": Family(
+        "Qwen2ForCausalLM",
+        qwen2,
+        {**_PLAIN, "num_key_value_heads": 32, "max_position_embeddings": 32768},
+        _DIMENSIONS,
+        extra=_NO_DROPOUT,
+    ),
     "qwen3": Family(
         "Qwen3ForCausalLM",
         qwen3,
-        _qwen3_fields,
-        {},
-        {"attention_dropout": 0.0, "use_sliding_window": False, "sliding_window": None},
+        {**_PLAIN, "num_key_value_heads": 32, "head_dim": 128, "max_position_embeddings": 32768},
         _DIMENSIONS,
+        extra=_NO_DROPOUT,
+    ),
+    "gemma2": Family(
+        "Gemma2ForCausalLM",
+        gemma2,
+        {**_GEMMA, "max_position_embeddings": 8192, "hidden_act": "gelu_new"},
+        _DIMENSIONS,
+        _GEMMA_NAMES,
+        _NO_DROPOUT,
+        _is_gemma2,
+    ),
+    "gemma3_text": Family(
+        "Gemma3ForCausalLM",
+        gemma3,
+        {**_GEMMA, "max_position_embeddings": 131072, "hidden_act": "gelu_new", "rope_theta": 1e6},
+        _DIMENSIONS,
+        _GEMMA_NAMES,
+        _NO_DROPOUT,
+        _is_gemma3,
+        {"attn_logit_softcapping": None},
+    ),
+    "olmo2": Family(
+        "Olmo2ForCausalLM",
+        olmo2,
+        {**_PLAIN, "rms_norm_eps": 1e-5, "max_position_embeddings": 2048},
+        _DIMENSIONS,
+        extra=_NO_DROPOUT,
+    ),
+    "bert": Family(
+        "BertModel",
+        bert,
+        {"max_position_embeddings": 512, "layer_norm_eps": 1e-12, "type_vocab_size": 2, "hidden_act": "gelu"},
+        _DIMENSIONS,
+        extra={"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, "position_embedding_type": "absolute"},
+        takes=lambda fields: bool(fields["type_vocab_size"]),
+        fixed={"is_decoder": False},
     ),
 }
-# What transformers assumes where a file leaves a key out; our presets' defaults are those of a published model.
-_ABSENT: dict[str, dict[str, Any]] = {
-    "gpt2": {"tie_word_embeddings": True, "hidden_act": "gelu_new", "layer_norm_epsilon": 1e-5},
-    "llama": {"tie_word_embeddings": False, "rms_norm_eps": 1e-6, "max_position_embeddings": 2048, "rope_theta": 1e4},
-    "qwen3": {"tie_word_embeddings": False, "rms_norm_eps": 1e-6, "max_position_embeddings": 32768, "rope_theta": 1e4},
+_ALIASES = {"gelu_pytorch_tanh": "gelu_new", "gelu_python": "gelu", "swish": "silu"}
+# Key of a config.json -> the part that a model with it needs and that is not here.
+_MISSING_PARTS = {
+    "num_experts": "a mixture-of-experts MLP",
+    "num_local_experts": "a mixture-of-experts MLP",
+    "n_routed_experts": "a mixture-of-experts MLP",
+    "kv_lora_rank": "multi-head latent attention",
+    "state_size": "a state-space mixer",
+    "mamba_d_state": "a state-space mixer",
+    "linear_num_value_heads": "a linear-attention mixer",
+    "alibi": "attention biases by distance (ALiBi)",
+    "relative_attention_num_buckets": "relative position biases",
+    "new_decoder_architecture": "attention and MLP side by side",
+    "use_parallel_residual": "attention and MLP side by side",
+    "vision_config": "an image encoder",
+    "audio_config": "an audio encoder",
+    "is_encoder_decoder": "an encoder beside the decoder",
 }
-_ALIASES = {"gelu_pytorch_tanh": "gelu_new", "swish": "silu"}
 
 
 def model_type(config: TransformerConfig) -> str:
     """The family in transformers that computes the same, or `groundup`."""
-    return next((name for name in FAMILIES if _family_fields(name, config) is not None), OWN_TYPE)
+    return family_of(config)[0]
+
+
+def family_of(config: TransformerConfig) -> tuple[str, dict[str, Any]]:
+    """The family in transformers that computes the same, with the fields that make the composition from its preset.
+
+    Returns:
+        `groundup` and no fields where there is none.
+    """
+    for name in FAMILIES:
+        fields = _family_fields(name, config)
+        if fields is not None:
+            return name, fields
+    return OWN_TYPE, {}
 
 
 def to_hf(config: TransformerConfig, *, dtype: str = "float32") -> dict[str, Any]:
@@ -198,25 +290,44 @@ def to_hf(config: TransformerConfig, *, dtype: str = "float32") -> dict[str, Any
         config: the composition.
         dtype: of the weights beside the file.
     """
-    name = model_type(config)
+    name, fields = family_of(config)
     ids: dict[str, Any] = {key: getattr(config, key) for key in _IDS}
     ids["eos_token_id"] = (
         list(config.eos_token_ids()) if isinstance(config.eos_token_id, tuple) else config.eos_token_id
     )
     common = {"dtype": dtype, "torch_dtype": dtype, "use_cache": True, **ids}
-    fields = _family_fields(name, config) if name in FAMILIES else None
-    if fields is None:
-        values = {key: getattr(config, key) for key in _SHARED}
+    if name == OWN_TYPE:
+        shared = ("vocab_size", "hidden_size", "max_position_embeddings", "tie_word_embeddings", "initializer_range")
+        values = {key: getattr(config, key) for key in shared}
         return {"model_type": OWN_TYPE, **values, **common, "groundup": config.to_dict()}
     family = FAMILIES[name]
-    written = {family.names.get(key, key): value for key, value in fields.items() if key not in _IDS}
-    if "rope_theta" in fields:
-        written["rope_parameters"] = {"rope_type": "default", "rope_theta": fields["rope_theta"]}
-    return {"architectures": [family.architecture], "model_type": name, **written, **family.extra, **common}
+    rope = write_rope(config, by_kind="rope_local_base_freq" in preset_fields(family.preset))
+    left_out = {*_IDS, "rope_theta", "rope_scaling", "qk_norm", "pooling"}
+    written = {family.names.get(key, key): value for key, value in fields.items() if key not in left_out}
+    if "layer_types" in fields:
+        written |= _written_windows(name, fields)
+    if "query_pre_attn_scalar" in fields:
+        written["query_pre_attn_scalar"] = int(fields["query_pre_attn_scalar"])
+    if written.get("hidden_activation") == "gelu_new":
+        written["hidden_activation"] = "gelu_pytorch_tanh"  # the same, under the name that readers of Gemma look for
+    return {"architectures": [family.architecture], "model_type": name, **written, **rope, **family.extra, **common}
 
 
-def from_hf(values: dict[str, Any]) -> TransformerConfig:
+def _written_windows(name: str, fields: dict[str, Any]) -> dict[str, Any]:
+    kinds, window = list(fields["layer_types"]), fields["sliding_window"]
+    if name not in _SWITCHED:
+        # Gemma wants a number, even where no layer uses it.
+        return {"layer_types": kinds, "sliding_window": window or FAMILIES[name].absent["sliding_window"]}
+    first = kinds.index(SLIDING) if SLIDING in kinds else len(kinds)  # for readers that know no layer_types
+    return {"layer_types": kinds, "use_sliding_window": SLIDING in kinds, "max_window_layers": first}
+
+
+def from_hf(values: dict[str, Any], *, pooling: PoolingConfig | None = None) -> TransformerConfig:
     """Read the content of a `config.json`.
+
+    Args:
+        values: the object in the file.
+        pooling: what the files beside it say of sentence vectors; BERT only.
 
     Raises:
         ModelError: for a model type or a setting that is not known here, naming those that are.
@@ -232,56 +343,124 @@ def from_hf(values: dict[str, Any]) -> TransformerConfig:
             ) from None
         except ConfigError as error:
             raise ModelError(f"the config.json does not describe a model: {error}") from None
-    if name not in FAMILIES:
-        known = ", ".join([*FAMILIES, OWN_TYPE])
-        raise ModelError(f"model_type {name!r} is not known here (known: {known})")
+    if not isinstance(name, str) or name not in FAMILIES:
+        raise ModelError(_unknown_type(name, values))
     family = FAMILIES[name]
+    for key, only in family.fixed.items():
+        if values.get(key):
+            raise ModelError(f"{key} = {values[key]!r} is not known here for model_type {name!r} (known: {only!r})")
     missing = [key for key in family.required if key not in values]
     if missing:
         raise ModelError(f"the config.json of model_type {name!r} lacks {', '.join(missing)}")
     try:
-        return family.preset(**_preset_fields(name, family, values))
-    except (ConfigError, TypeError, ValueError) as error:  # a field of another type fails before it is validated
+        fields = _preset_fields(name, family, values)
+        if name == "bert":
+            fields |= {"pooling": pooling, "tie_word_embeddings": False}  # an encoder has no head to tie
+        config = family.preset(**fields)
+    except (ConfigError, TypeError, ValueError, ArithmeticError) as error:  # some fail before they are validated
         raise ModelError(f"the config.json of model_type {name!r} does not describe a model: {error}") from None
+    if model_type(config) == OWN_TYPE:  # its weights would be looked for under our names
+        raise ModelError(
+            f"the config.json of model_type {name!r} asks for what transformers does not compute in this family: "
+            "compare its values with those of a published model"
+        )
+    return config
+
+
+def _unknown_type(name: Any, values: dict[str, Any]) -> str:
+    known = ", ".join([*FAMILIES, OWN_TYPE])
+    parts = sorted({part for key, part in _MISSING_PARTS.items() if values.get(key)})
+    if isinstance(values.get("text_config"), dict):
+        parts.append(f"its text part alone can be: model_type {values['text_config'].get('model_type')!r}")
+    why = f"; what it needs and is missing here: {', '.join(parts)}" if parts else ""
+    add = "" if parts else "; if its parts are known here, a preset and a name table add it (docs/concepts/families.md)"
+    return f"model_type {name!r} is not known here (known: {known}){why}{add}"
 
 
 def _family_fields(name: str, config: TransformerConfig) -> dict[str, Any] | None:
-    layers = config.layers()
-    family, layer = FAMILIES[name], layers[0]
-    if any(other != layer for other in layers):
+    """The fields that make this very composition from the family's preset; None where none do."""
+    family, known = FAMILIES[name], preset_fields(FAMILIES[name].preset)
+    found = _read_off(config)
+    fields = {key: value for key, value in (found or {}).items() if key in known}
+    if not fields or not family.takes(fields) or not has_readable_length(config):
         return None
-    own = family.fields(config, layer)
-    if own is None:
-        return None
-    fields = {key: getattr(config, key) for key in (*_SHARED, *_IDS)}
-    fields |= {"num_hidden_layers": config.num_hidden_layers, **own}
     try:
         made = family.preset(**fields)
-    except ConfigError:
+    except (ConfigError, TypeError, KeyError):
         return None
     # The same layers may be grouped otherwise in the stack: (2, layer), (2, layer) is (4, layer).
-    same = made == config.model_copy(update={"stack": made.stack}) and made.layers() == layers
+    same = made == config.model_copy(update={"stack": made.stack}) and made.layers() == config.layers()
     return fields if same else None
 
 
+def _read_off(config: TransformerConfig) -> dict[str, Any] | None:
+    """Every field that any preset takes, as the composition has it; None when a mixer is no self-attention.
+
+    What differs between layers in another way than these fields can say is found by comparing with what the preset
+    makes of them.
+    """
+    layers = config.layers()
+    mixers = [layer.mixer for layer in layers if isinstance(layer.mixer, AttentionConfig)]
+    if len(mixers) < len(layers):
+        return None
+    first, layer = mixers[0], layers[0]
+    windows = {mixer.sliding_window for mixer in mixers} - {None}
+    fields: dict[str, Any] = {
+        key: getattr(config, key)
+        for key in (
+            "vocab_size",
+            "hidden_size",
+            "num_hidden_layers",
+            "max_position_embeddings",
+            "tie_word_embeddings",
+            "initializer_range",
+            "type_vocab_size",
+            "pooling",
+            "final_logit_softcapping",
+            *_IDS,
+        )
+    }
+    same = ("num_attention_heads", "num_key_value_heads", "head_dim", "attn_logit_softcapping", "query_pre_attn_scalar")
+    fields |= {key: getattr(first, key) for key in same}
+    fields |= {"attention_bias": first.qkv_bias, "mlp_bias": layer.mlp.bias}
+    fields |= {"intermediate_size": layer.mlp.intermediate_size, "hidden_act": layer.mlp.activation}
+    fields["sliding_window"] = next(iter(windows), None)
+    fields["layer_types"] = tuple(FULL if mixer.sliding_window is None else SLIDING for mixer in mixers)
+    return fields | _norm_fields(layer) | _rotary_fields(mixers)
+
+
+def _norm_fields(layer: LayerConfig) -> dict[str, Any]:
+    if isinstance(layer.norm, RMSNormConfig):
+        return {"rms_norm_eps": layer.norm.rms_norm_eps}
+    assert isinstance(layer.norm, LayerNormConfig)
+    return dict.fromkeys(("layer_norm_epsilon", "layer_norm_eps"), layer.norm.layer_norm_epsilon)
+
+
+def _rotary_fields(mixers: list[AttentionConfig]) -> dict[str, Any]:
+    full = next((mixer.rotary for mixer in mixers if mixer.sliding_window is None), mixers[0].rotary)
+    local = next((mixer.rotary for mixer in mixers if mixer.sliding_window is not None), None)
+    if full is None:
+        return {}
+    fields = {"rope_theta": full.rope_theta, "rope_scaling": full.scaling}
+    return fields | ({} if local is None else {"rope_local_base_freq": local.rope_theta})
+
+
 def _preset_fields(name: str, family: Family, values: dict[str, Any]) -> dict[str, Any]:
-    theirs = {family.names.get(key, key): key for key in (*_known_fields(family), *_IDS)}
-    fields = dict(_ABSENT[name])
+    known = preset_fields(family.preset)
+    apart = ("qk_norm", "pooling", "layer_types", "rope_theta", "rope_scaling", "rope_local_base_freq")
+    theirs = {family.names.get(key, key): key for key in known if key not in apart}
+    fields = dict(family.absent)
     for key, value in values.items():
-        if key in _FIXED:
+        if key in theirs:
+            fields[theirs[key]] = tuple(value) if isinstance(value, list) else value
+        elif key in _FIXED:
             if value not in _FIXED[key]:
                 raise ModelError(f"{key} = {value!r} is not known here (known: {_FIXED[key][0]!r})")
-        elif key == "rope_parameters":
-            fields |= _read_rope(value)
-        elif key == "layer_types":
-            odd = sorted(set(value or ()) - {"full_attention"})
-            if odd:
-                raise ModelError(f"layer_types has {', '.join(odd)}, known here is full_attention")
-        elif key in theirs:
-            if value is not None or theirs[key] in _IDS:
-                fields[theirs[key]] = tuple(value) if isinstance(value, list) else value
-        elif key not in _INERT:
+        elif value is not None and key not in _INERT and key not in _READ_APART and key not in family.names:
             log.warning("config.json: the key %r (%r) is not known here and was left out", key, value)
+    fields |= _known_ids(fields) | _window_fields(name, known, fields, values)
+    if "rope_theta" in known:
+        fields |= read_rope(values, fields, by_kind="rope_local_base_freq" in known)
     activation = fields.get("hidden_act", "silu")
     fields["hidden_act"] = _ALIASES.get(activation, activation)
     if fields["hidden_act"] not in get_args(Activation):
@@ -289,14 +468,63 @@ def _preset_fields(name: str, family: Family, values: dict[str, Any]) -> dict[st
     return fields
 
 
-def _read_rope(value: dict[str, Any] | None) -> dict[str, Any]:
-    if not value:
+def _known_ids(fields: dict[str, Any]) -> dict[str, Any]:
+    """The special ids without those that no token can have: transformers writes its defaults beside any vocabulary."""
+    kept: dict[str, Any] = {}
+    for key in _IDS:
+        value, size = fields.get(key), fields["vocab_size"]
+        given = value if isinstance(value, tuple) else (value,)
+        inside = tuple(one for one in given if not isinstance(one, int) or one < size)
+        if len(inside) < len(given):
+            log.warning(
+                "config.json: %s (%r) is outside of the vocabulary of %r tokens and was left out", key, value, size
+            )
+            kept[key] = (inside or None) if isinstance(value, tuple) else None
+    return kept
+
+
+# Families that look at their window only where use_sliding_window says so.
+_SWITCHED = ("qwen2", "qwen3")
+_READ_APART = frozenset(
+    [
+        "use_sliding_window",
+        "layer_types",
+        "is_decoder",
+        "rope_parameters",
+        "rope_scaling",
+        "rope_theta",
+        "partial_rotary_factor",
+        "rope_local_base_freq",
+        "original_max_position_embeddings",
+    ]
+)
+
+
+def _window_fields(name: str, known: tuple[str, ...], fields: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
+    """Which layers see a window: by `layer_types`, or by the older ways to say it."""
+    kinds = values.get("layer_types")
+    if "layer_types" not in known:
+        odd = sorted(set(kinds or ()) - {SLIDING if fields.get("sliding_window") else FULL})
+        if odd:
+            raise ModelError(f"layer_types has {', '.join(odd)}, which model_type {name!r} has not")
         return {}
-    kind = value.get("rope_type", "default")
-    if kind != "default":
-        raise ModelError(f"rope_type {kind!r} in rope_parameters is not known here (known: 'default')")
-    return {"rope_theta": value["rope_theta"]} if "rope_theta" in value else {}
-
-
-def _known_fields(family: Family) -> tuple[str, ...]:
-    return tuple(name for name in inspect.signature(family.preset).parameters if name != "qk_norm")
+    layers = int(fields["num_hidden_layers"])
+    check_depth(layers)
+    if kinds is not None and len(kinds) != layers:
+        raise ModelError(f"layer_types names {len(kinds)} layers, num_hidden_layers is {layers}")
+    if name in _SWITCHED and not values.get("use_sliding_window", False):
+        if SLIDING in (kinds or ()):
+            raise ModelError(f"layer_types has {SLIDING}, and use_sliding_window is false")
+        return {"sliding_window": None}
+    if name in _SWITCHED:
+        window, first = values.get("sliding_window", 4096), int(values.get("max_window_layers", 28))
+        old = tuple(SLIDING if index >= first and window is not None else FULL for index in range(layers))
+        return {"sliding_window": window, "layer_types": old if kinds is None else tuple(kinds)}
+    if kinds is not None:
+        return {"layer_types": tuple(kinds)}
+    if name == "gemma3_text" and "sliding_window_pattern" in values:
+        every = int(values["sliding_window_pattern"])
+        if every < 1:
+            raise ModelError(f"sliding_window_pattern is {every}: every how many layers one sees everything, 1 or more")
+        return {"layer_types": tuple(SLIDING if (index + 1) % every else FULL for index in range(layers))}
+    return {}

@@ -74,14 +74,12 @@ def has_room_for_induction(model: Transformer) -> bool:
 
 def _heads(model: Transformer) -> tuple[Attention, Attention]:
     """The attention of the first two layers, or a ModelError that names what the circuit lacks."""
-    rotary = [
-        layer.attn for layer in model.layers if isinstance(layer.attn, Attention) and layer.attn.rope_theta is not None
-    ]
+    rotary = [layer.attn for layer in model.layers if isinstance(layer.attn, Attention) and _turns_whole(layer.attn)]
     if len(model.layers) < 2:
         missing = f"two layers (it has {len(model.layers)})"
     elif len(rotary) < 2 or rotary[0] is not model.layers[0].attn or rotary[1] is not model.layers[1].attn:
         missing = "rotary self-attention in its first two layers"
-    elif model.head is not None:
+    elif not model.config.tie_word_embeddings:
         missing = "tied embeddings (tie_word_embeddings)"
     else:
         d = rotary[0].head_dim
@@ -90,6 +88,12 @@ def _heads(model: Transformer) -> tuple[Attention, Attention]:
             return rotary[0], rotary[1]
         missing = f"heads of a multiple of 8 and a width of at least {needed} (head_dim {d})"
     raise ModelError(f"an induction circuit needs {missing}: use the normal starting values")
+
+
+def _turns_whole(attention: Attention) -> bool:
+    """True with plain rotary positions over the whole head, for which the angles below are computed."""
+    rotary = attention.rotary
+    return rotary is not None and rotary.scaling is None and rotary.partial_rotary_factor == 1.0
 
 
 def _slow_dimensions(d: int) -> list[int]:
@@ -101,8 +105,8 @@ def _slow_dimensions(d: int) -> list[int]:
 def _attend_to_previous(attention: Attention, shared: Tensor) -> None:
     """Let head 0 attend to the previous token: scores are highest where the key stands one position earlier."""
     d = attention.head_dim
-    assert attention.rope_theta is not None
-    angles = attention.rope_theta ** (-torch.arange(PLACE_PAIRS) * 2 / d)
+    assert attention.rotary is not None
+    angles = attention.rotary.rope_theta ** (-torch.arange(PLACE_PAIRS) * 2 / d)
     query, key = attention.q_proj.weight, attention.k_proj.weight
     query[:d], key[:d] = 0, 0
     # The shared part of a normalised token has length 0.45 sqrt(D); scores of 8 at the peak, as with normed heads.

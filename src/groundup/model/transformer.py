@@ -17,9 +17,10 @@ from groundup.model.parts import PARTS, Builder, Context, Embedding, Linear, Res
 
 
 class Transformer(nn.Module):
-    """A decoder stack: ids or embeddings in, hidden vectors out; `logits` turns those into scores of tokens.
+    """A stack of layers: ids or embeddings in, hidden vectors out; `logits` turns those into scores of tokens.
 
-    Use `build` to make one with its starting values. Where the head is the token embedding (tied), `head` is None.
+    Use `build` to make one with its starting values. Where the head is the token embedding (tied), or there is none,
+    `head` is None.
     """
 
     def __init__(self, config: TransformerConfig, builder: Builder) -> None:
@@ -29,12 +30,18 @@ class Transformer(nn.Module):
         self.embed_positions: Embedding | None = None
         if config.positions is not None:
             self.embed_positions = Embedding(config.max_position_embeddings, config.hidden_size)
+        self.embed_types: Embedding | None = None
+        if config.type_vocab_size:
+            self.embed_types = Embedding(config.type_vocab_size, config.hidden_size)
+        self.embed_norm: nn.Module | None = None
+        if config.embedding_norm is not None:
+            self.embed_norm = builder(config.embedding_norm, config.hidden_size)
         self.layers = nn.ModuleList(builder(layer, config.hidden_size) for layer in config.layers())
         self.final_norm: nn.Module | None = None
         if config.final_norm is not None:
             self.final_norm = builder(config.final_norm, config.hidden_size)
         self.head: Linear | None = None
-        if not config.tie_word_embeddings:
+        if config.has_head and not config.tie_word_embeddings:
             self.head = Linear(config.hidden_size, config.vocab_size, bias=False)
         self._has_cross_attention = any(layer.cross_attention is not None for layer in config.layers())
 
@@ -82,11 +89,43 @@ class Transformer(nn.Module):
         return x
 
     def logits(self, hidden: Float[Tensor, "*rows D"]) -> Float[Tensor, "*rows V"]:
-        """Scores of every token after `hidden`, any slice of a forward's result; in at least float32."""
-        weight = self.embed.weight if self.head is None else self.head.weight
-        scores = F.linear(hidden, weight) if self.head is None else self.head(hidden)
-        result: Tensor = scores.to(torch.promote_types(scores.dtype, torch.float32))
+        """Scores of every token after `hidden`, any slice of a forward's result; in at least float32.
+
+        Raises:
+            ModelError: for an encoder of texts, which has no head.
+        """
+        if not self.config.has_head:
+            raise ModelError("this model encodes texts and predicts no tokens (has_head is false): use `pool`")
+        scores = F.linear(hidden, self.embed.weight) if self.head is None else self.head(hidden)
+        scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
+        cap = self.config.final_logit_softcapping
+        result: Tensor = scores if cap is None else cap * torch.tanh(scores / cap)
         return result
+
+    def pool(self, hidden: Float[Tensor, "B T D"], mask: Bool[Tensor, "B T"] | None = None) -> Float[Tensor, "B D"]:
+        """One vector for each text, as the config's `pooling` says.
+
+        Args:
+            hidden: a forward's result.
+            mask: False where a token is padding.
+
+        Raises:
+            ModelError: when the config says no pooling.
+        """
+        pooling = self.config.pooling
+        if pooling is None:
+            raise ModelError("this model has no pooling: it gives one vector for each token, not for a text")
+        if mask is None:
+            mask = torch.ones(hidden.shape[:2], dtype=torch.bool, device=hidden.device)
+        if pooling.kind == "mean":
+            weights = mask.to(hidden.dtype)[..., None]
+            pooled = (hidden * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1)
+        else:
+            steps = torch.arange(mask.shape[1], device=mask.device)
+            places = steps if pooling.kind == "last" else -steps
+            chosen = places.masked_fill(~mask, -mask.shape[1]).argmax(dim=1)
+            pooled = hidden[torch.arange(len(hidden), device=hidden.device), chosen]
+        return F.normalize(pooled, dim=-1) if pooling.normalize else pooled
 
     def new_cache(self, batch_size: int, max_length: int | None = None) -> StackCache:
         """An empty cache for `batch_size` rows of up to `max_length` tokens (the model's longest by default)."""
@@ -95,8 +134,17 @@ class Transformer(nn.Module):
 
     def _embed(self, inputs: Tensor, positions: Tensor) -> Tensor:
         try:
-            x: Tensor = inputs if inputs.is_floating_point() else self.embed(inputs)
-            return x if self.embed_positions is None else x + self.embed_positions(positions)
+            x: Tensor = inputs
+            if not inputs.is_floating_point():
+                x = self.embed(inputs)
+                if self.config.embedding_multiplier is not None:
+                    # Rounded to the type of the weights first, as the models were trained with.
+                    x = x * torch.tensor(self.config.embedding_multiplier, dtype=x.dtype, device=x.device)
+            if self.embed_types is not None:
+                x = x + self.embed_types.weight[0]
+            if self.embed_positions is not None:
+                x = x + self.embed_positions(positions)
+            return x if self.embed_norm is None else self.embed_norm(x)
         except IndexError:
             for name, ids, size in (
                 ("a token id", inputs, self.config.vocab_size),

@@ -31,7 +31,8 @@ from groundup.evaluate.language import bits_per_byte
 from groundup.inference.sampling import Sampling
 from groundup.inference.session import answer_stop_ids
 from groundup.inference.text import stream_text
-from groundup.model.directory import LoadedModel, load_model_directory
+from groundup.model.directory import LoadedModel
+from groundup.model.load import load_model
 from groundup.recipes.corpus import read_examples
 from groundup.recipes.settings import EvaluationSettings
 from groundup.tokenizer.base import Tokenizer
@@ -216,17 +217,23 @@ def samples(base: LoadedModel, corpus: Corpus, *, seed: int) -> list[dict[str, A
 
 
 def evaluate_run(
-    corpus: Corpus, base_folder: Path, chat_folder: Path | None, settings: EvaluationSettings, out: Path, *, seed: int
+    corpus: Corpus,
+    base_folder: Path | str,
+    chat_folder: Path | str | None,
+    settings: EvaluationSettings,
+    out: Path,
+    *,
+    seed: int,
 ) -> list[Path]:
     """Measure a base model and its tuned form, and write the files that the report reads.
 
     Returns:
         the files written into `out`.
     """
-    base = load_model_directory(base_folder)
+    base = load_model(base_folder)
     models = {role_of(base): base}
     if chat_folder is not None:
-        models["chat"] = load_model_directory(chat_folder)
+        models["chat"] = load_model(chat_folder)
     written: dict[str, Any] = {
         "tokenizer.json": describe_tokenizer(base.tokenizer, corpus),
         "language.json": evaluate_language(corpus, base, settings, seed=seed),

@@ -13,7 +13,7 @@ from groundup.model.counts import count_parameters, flops_per_token, training_me
 from groundup.model.transformer import build
 from groundup.recipes.dial import BYTES_PER_TOKEN, settings_for
 from groundup.recipes.settings import SpeedrunSettings
-from groundup.recipes.training import probe_plan, shape_config, tuning_rows
+from groundup.recipes.training import LONGEST_CONVERSATION, probe_plan, shape_config, tuning_rows
 from groundup.train.probe import ProbeResult
 
 # What the process holds beside the tensors, measured (docs/experiments.md): Python, torch, its libraries and the
@@ -109,10 +109,11 @@ def make_plan(
         "report": REPORT_S,
     }
     rows, precision = probe.plan.micro_batch, probe.plan.precision
-    tuned = settings.execution.micro_batch or tuning_rows(sft, probe.plan.device)
+    longest = min(sft.max_length or LONGEST_CONVERSATION, settings.model.max_position_embeddings)
+    tuned = settings.execution.micro_batch or tuning_rows(sft, probe.plan.device, longest)
     memory = INTERPRETER_BYTES + max(
         training_memory_bytes(config, rows, pretrain.context, precision),
-        TUNING_BYTES + training_memory_bytes(config, tuned, sft.max_length, precision),
+        TUNING_BYTES + training_memory_bytes(config, tuned, longest, precision),
         BYTES_PER_TEXT_BYTE * train_bytes,
     )
     return Plan(

@@ -84,7 +84,9 @@ class SftSettings(TrainConfig):
     """Tuning on conversations."""
 
     batch_size: int = Field(32, ge=1, description="conversations of one update")
-    max_length: int = Field(320, ge=16, description="longest conversation in tokens; longer ones are left out")
+    max_length: int | None = Field(
+        320, ge=16, description="longest conversation in tokens; longer ones are left out (none: up to 1,024)"
+    )
 
     def train_config(self) -> TrainConfig:
         return TrainConfig(**{name: getattr(self, name) for name in TrainConfig.model_fields})

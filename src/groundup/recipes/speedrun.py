@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import platform
-import sys
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -14,6 +12,7 @@ from typing import Any
 from groundup import __version__
 from groundup.core import console
 from groundup.core.errors import DataError, GroundupError, UsageError
+from groundup.core.execution import peak_memory_bytes
 from groundup.core.files import read_json, sha256_file, sha256_json, write_json
 from groundup.core.interrupt import StopRequest, stop_on_signal
 from groundup.core.metrics import JsonlSink
@@ -34,7 +33,7 @@ from groundup.recipes.evaluation import evaluate_run
 from groundup.recipes.plan import Plan, fit_to_budget, make_plan, show_plan
 from groundup.recipes.report import write_report
 from groundup.recipes.settings import CorpusSettings, ExecutionSettings, SpeedrunSettings
-from groundup.recipes.training import TrainingRun, pretrain, sft, tuning_rows
+from groundup.recipes.training import LONGEST_CONVERSATION, TrainingRun, pretrain, sft, tuning_rows
 from groundup.tokenizer import load_tokenizer
 from groundup.tokenizer.chat import DEFAULT_CHAT_TEMPLATE, ChatTemplate, Message, encode_chat
 
@@ -258,9 +257,14 @@ class _Speedrun:
 
         self._stage("pretrain", "Pretraining", inputs, work)
 
+    @staticmethod
+    def _tuning_rows(settings: SpeedrunSettings, plan: Plan) -> int:
+        longest = min(settings.sft.max_length or LONGEST_CONVERSATION, settings.model.max_position_embeddings)
+        return tuning_rows(settings.sft, plan.execution["device"], longest)
+
     def _sft(self, corpus: Corpus, settings: SpeedrunSettings, plan: Plan) -> None:
         base, out = self.run.path / "base", self.run.path / "chat"
-        execution = settled_execution(settings, plan, rows=tuning_rows(settings.sft, plan.execution["device"]))
+        execution = settled_execution(settings, plan, rows=self._tuning_rows(settings, plan))
         inputs = {
             "parent": sha256_file(base / "model.safetensors"),
             "chat": sha256_file(corpus.folder / "chat" / "train.jsonl"),
@@ -304,7 +308,7 @@ class _Speedrun:
                 f"no questions could be made from {settings.corpus.source}: they need paragraphs of prose. A model "
                 "without tuning: groundup corpus, tokenizer train, pretrain; then sft with conversations of your own"
             )
-        longest = min(settings.sft.max_length, settings.model.max_position_embeddings)
+        longest = min(settings.sft.max_length or LONGEST_CONVERSATION, settings.model.max_position_embeddings)
         lengths = (len(encode_chat(tokenizer, template, example.messages).ids) - 1 for example in examples)
         shortest = longest + 1
         for length in lengths:
@@ -389,17 +393,6 @@ def settled_execution(settings: SpeedrunSettings, plan: Plan, *, rows: int) -> E
         threads=chosen["threads"],
         micro_batch=settings.execution.micro_batch or rows,
     )
-
-
-def peak_memory_bytes() -> int:
-    """Largest memory that this process has held so far; 0 where the platform does not tell."""
-    if sys.platform == "win32":
-        return 0
-    import resource
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    # Linux counts kilobytes, macOS bytes.
-    return int(peak if platform.system() == "Darwin" else peak * 1024)
 
 
 def remove_folder(folder: Path) -> None:

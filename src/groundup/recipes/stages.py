@@ -8,22 +8,24 @@ from typing import Any
 from groundup.core import console
 from groundup.core.config import merge
 from groundup.core.errors import DataError, UsageError
-from groundup.core.execution import resolve_device
+from groundup.core.execution import peak_memory_bytes, resolve_device
 from groundup.core.files import read_json, sha256_file, sha256_json, write_json
 from groundup.core.interrupt import stop_on_signal
 from groundup.core.metrics import JsonlSink
 from groundup.core.seeds import random_for
 from groundup.data.chat_files import read_conversations
 from groundup.data.corpus import read_corpus
-from groundup.model.directory import load_model_directory
+from groundup.model.counts import count_parameters
+from groundup.model.load import load_model, read_config
 from groundup.recipes.corpus import make_shards, read_examples
 from groundup.recipes.dial import settings_for
 from groundup.recipes.evaluation import evaluate_run
 from groundup.recipes.settings import EvaluationSettings, ExecutionSettings, SftSettings
 from groundup.recipes.training import TrainingRun, pretrain, sft
+from groundup.recipes.tuning import announce, compare, default_settings
 from groundup.tokenizer import load_tokenizer
 from groundup.tokenizer.chat import DEFAULT_CHAT_TEMPLATE, ChatTemplate, encode_chat
-from groundup.train.distributed import from_first_process, process_group
+from groundup.train.distributed import from_first_process, process_group, rank_and_world_size
 from groundup.train.trainer import TrainResult
 
 Conversation = list[dict[str, str]]
@@ -109,16 +111,14 @@ def read_chats(data: Path, *, seed: int) -> tuple[list[Conversation], list[Conve
     return conversations[held_out:], conversations[:held_out]
 
 
-def sft_stage(model: Path, data: Path, out: Path, *, seed: int, replan: bool, overrides: dict[str, Any]) -> TrainResult:
-    """Tune a model directory on a file of conversations or on a corpus folder's."""
+def sft_stage(model: str, data: Path, out: Path, *, seed: int, replan: bool, overrides: dict[str, Any]) -> TrainResult:
+    """Tune a model on a file of conversations or on a corpus folder's; say before what it will cost, and write a page
+    with the held-out loss and answers before and after."""
     train, validation = read_chats(data, seed=seed)
-    values = dict(overrides.get("train", {}))
-    steps = int(values.get("num_steps", SftSettings.model_fields["num_steps"].default))
-    values.setdefault("warmup_steps", min(50, steps // 20))
-    values.setdefault("evaluate_every", max(1, steps // 5))
-    values.setdefault("checkpoint_every", max(1, min(250, steps // 4)))
-    if model.resolve() == out.resolve():
+    if Path(model).resolve() == out.resolve():
         raise UsageError(f"--out {out} is the model itself: name another folder, so that the parent stays")
+    parameters = count_parameters(read_config(model)).total
+    settings = SftSettings(**default_settings(overrides.get("train", {}), len(train), parameters))
     work = work_folder(out)
     execution = ExecutionSettings(**overrides.get("execution", {}))
     with process_group(resolve_device(execution.device)), stop_on_signal() as stop:
@@ -126,7 +126,7 @@ def sft_stage(model: Path, data: Path, out: Path, *, seed: int, replan: bool, ov
             model,
             train,
             validation,
-            SftSettings(**values),
+            settings,
             execution,
             TrainingRun(work, JsonlSink(work / "metrics.jsonl"), stop, replan),
             out,
@@ -136,16 +136,20 @@ def sft_stage(model: Path, data: Path, out: Path, *, seed: int, replan: bool, ov
                 "source": str(data),
                 "data_sha256": sha256_file(data if data.is_file() else data / "chat" / "train.jsonl"),
             },
+            on_start=lambda start: announce(start, settings, work),
         )
-    _tell(out, result, "loss on held-out conversations")
+        peak = peak_memory_bytes()
+        _tell(out, result, "loss on held-out conversations")
+        if rank_and_world_size()[0] == 0:
+            console.say(f"before and after: {compare(model, out, validation, result, work, peak_bytes=peak)}")
     return result
 
 
-def preview_stage(model: Path, data: Path, *, count: int) -> None:
+def preview_stage(model: str, data: Path, *, count: int) -> None:
     """Print conversations as the model sees them, with the trained tokens and the stop token coloured."""
     if count < 1:
         raise UsageError(f"--preview {count}: ask for at least one conversation")
-    loaded = load_model_directory(model)
+    loaded = load_model(model)
     template = loaded.chat_template or ChatTemplate(DEFAULT_CHAT_TEMPLATE)
     train, _ = read_chats(data, seed=0)
     tokenizer = loaded.tokenizer
@@ -169,12 +173,12 @@ def preview_stage(model: Path, data: Path, *, count: int) -> None:
 
 
 def evaluate_stage(
-    model: Path, corpus_folder: Path, out: Path, *, before: Path | None, seed: int, overrides: dict[str, Any]
+    model: str, corpus_folder: Path, out: Path, *, before: str | None, seed: int, overrides: dict[str, Any]
 ) -> None:
     """Measure a model on the test split of a corpus and print the table."""
     corpus = read_corpus(corpus_folder)
     base, chat = (model, None) if before is None else (before, model)
-    lineage = base / "lineage.json"
+    lineage = Path(base) / "lineage.json"
     trained = read_json(lineage).get("data_sha256") if lineage.is_file() else None
     mine = corpus.manifest["splits"]["train"]["sha256"]
     if isinstance(trained, dict) and trained.get("train", mine) != mine:

@@ -12,7 +12,7 @@ from groundup.core.execution import resolve_device
 from groundup.inference.sampling import Sampling
 from groundup.inference.session import ChatSession, open_session
 from groundup.inference.text import stream_text
-from groundup.model.directory import load_model_directory
+from groundup.model.load import load_model
 
 HELP = """/help            this list
 /reset           forget the conversation
@@ -23,29 +23,32 @@ HELP = """/help            this list
 /quit            end (also Ctrl-D)"""
 
 
-def complete(folder: Path, prompt: str, sampling: Sampling, *, device: str = "cpu") -> Iterator[str]:
+def complete(source: str | Path, prompt: str, sampling: Sampling, *, device: str = "cpu") -> Iterator[str]:
     """Yield the prompt and then its continuation, piece by piece."""
-    loaded = load_model_directory(folder, device=resolve_device(device))
+    loaded = load_model(source, device=resolve_device(device))
     tokenizer = loaded.tokenizer
     stops = {tokenizer.eos_id} if tokenizer.eos_id is not None else set[int]()
+    ids = tokenizer.encode(prompt)
+    if tokenizer.adds_bos and tokenizer.bos_id is not None:
+        ids = [tokenizer.bos_id, *ids]
     # A document begins after a separator; so does a prompt without text.
-    ids = tokenizer.encode(prompt) or ([tokenizer.eos_id] if tokenizer.eos_id is not None else [])
+    ids = ids or ([tokenizer.eos_id] if tokenizer.eos_id is not None else [])
     yield prompt
     for piece in stream_text(loaded.model, tokenizer, ids, sampling, stop_ids=stops):
         yield piece.text
 
 
 def chat_loop(
-    folder: Path, sampling: Sampling, *, system: str | None = None, load: Path | None = None, device: str = "cpu"
+    source: str | Path, sampling: Sampling, *, system: str | None = None, load: Path | None = None, device: str = "cpu"
 ) -> None:
     """Read messages from the standard input and stream the answers, until its end or /quit."""
-    loaded = load_model_directory(folder, device=resolve_device(device))
+    loaded = load_model(source, device=resolve_device(device))
     session = open_session(loaded, system=system, sampling=sampling, on_notice=console.warn)
     if load is not None:
         session.load(load)
     interactive = sys.stdin.isatty()
     if interactive:
-        console.say(f"{folder}: /help lists the commands, Ctrl-D ends")
+        console.say(f"{source}: /help lists the commands, Ctrl-D ends")
     while True:
         try:
             line = input("> " if interactive else "")

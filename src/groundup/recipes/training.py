@@ -31,8 +31,9 @@ from groundup.data.conversations import ConversationSource
 from groundup.data.sampler import Mixture, TokenWindows, evaluation_batches
 from groundup.data.shards import INDEX, TokenShards
 from groundup.model.config import TransformerConfig
-from groundup.model.directory import check_replaceable, load_model_directory, save_model_directory
+from groundup.model.directory import check_replaceable, save_model_directory
 from groundup.model.initialize import has_room_for_induction, plant_induction_circuit
+from groundup.model.load import load_model
 from groundup.model.presets import preset
 from groundup.model.transformer import Transformer, build
 from groundup.recipes.settings import (
@@ -56,6 +57,8 @@ TUNING_TOKENS = 5_120
 # Fewer tokens than this are one pass: the order of sums then does not hang on a measurement, so that the same command
 # gives the same weights again.
 ONE_PASS_TOKENS = 4_096
+# Tokens of a conversation that are trained on where the user did not say: memory grows with them.
+LONGEST_CONVERSATION = 1_024
 # What a validation pass may cost: more tokens make the curve no smoother to the eye.
 EVALUATION_TOKENS = 60_000
 
@@ -199,7 +202,7 @@ def pretrain(
         if settings.starting_values == "induction" and has_room_for_induction(model):
             plant_induction_circuit(model, seed=seed)
     else:
-        parent = load_model_directory(init_from)
+        parent = load_model(init_from)
         if parent.tokenizer.fingerprint() != tokenizer.fingerprint():
             raise DataError(
                 f"{init_from} was trained with another tokenizer than this one: its ids mean other texts. "
@@ -271,11 +274,36 @@ def validation_loss(model: nn.Module, shards: TokenShards, context: int) -> dict
     return {"loss": total / count, "bits_per_byte": total / math.log(2) / bytes_read}
 
 
-def tuning_rows(settings: SftSettings, device: str) -> int:
-    """Conversations in one pass of tuning, where the user did not say."""
+def tuning_rows(settings: SftSettings, device: str, longest: int) -> int:
+    """Conversations in one pass of tuning, where the user did not say.
+
+    Args:
+        settings: of tuning.
+        device: where it runs.
+        longest: tokens of the longest conversation.
+    """
     if device != "cpu":
         return settings.batch_size
-    return max(1, min(settings.batch_size, TUNING_TOKENS // settings.max_length))
+    return max(1, min(settings.batch_size, TUNING_TOKENS // longest))
+
+
+@dataclass(frozen=True)
+class TuningStart:
+    """What is known before the first update of tuning.
+
+    Attributes:
+        model: with its parent's weights.
+        source: the conversations, in their batches.
+        held_out: those that are only watched; None when there are none.
+        plan: the execution plan.
+        probe: the measurement it was made from; None when an earlier run recorded it.
+    """
+
+    model: Transformer
+    source: ConversationSource
+    held_out: ConversationSource | None
+    plan: ExecutionPlan
+    probe: ProbeResult | None
 
 
 def encoded_with_progress(
@@ -287,7 +315,7 @@ def encoded_with_progress(
 
 
 def sft(
-    parent: Path,
+    parent: Path | str,
     train: Sequence[Sequence[Message]],
     validation: Sequence[Sequence[Message]],
     settings: SftSettings,
@@ -297,48 +325,52 @@ def sft(
     *,
     seed: int,
     lineage: dict[str, Any],
+    on_start: Callable[[TuningStart], None] | None = None,
 ) -> TrainResult:
-    """Tune a model directory on conversations and write the result as a model directory.
+    """Tune a model on conversations and write the result as a model directory.
 
     Args:
-        parent: the model directory to begin from; its chat template is used, or ChatML where it has none.
+        parent: the model to begin from, anything that `load_model` takes; its chat template is used, or ChatML where
+            it has none.
         train, validation: conversations as lists of messages.
+        on_start: told what is known before the first update.
 
     Raises:
         DataError: when the rendering of a conversation trains nothing or everything, or none fits.
     """
     check_replaceable(out)
     keep_freed_memory()
-    loaded = load_model_directory(parent)
+    loaded = load_model(parent)
     model, tokenizer = loaded.model, loaded.tokenizer
     template = loaded.chat_template or ChatTemplate(DEFAULT_CHAT_TEMPLATE)
-    if tokenizer.pad_id is None:
+    pad_id = tokenizer.eos_id if tokenizer.pad_id is None else tokenizer.pad_id
+    if pad_id is None:
         raise DataError(f"{parent} has a tokenizer without a padding token: add one to its tokenizer_config.json")
-    plan = settled_plan(
-        run,
-        lambda: (
-            probe_plan(
-                build(model.config),
-                execution,
-                rows=tuning_rows(settings, resolve_device(execution.device)),
-                context=min(128, settings.max_length),
-            ).plan
-        ),
-    )
+    chats = encoded_with_progress(tokenizer, template, train)
+    longest = _longest(settings, chats, model.config.max_position_embeddings)
+    measured: list[ProbeResult] = []
+
+    def probed_plan() -> ExecutionPlan:
+        rows = tuning_rows(settings, resolve_device(execution.device), longest)
+        measured.append(probe_plan(build(model.config), execution, rows=rows, context=min(128, longest)))
+        return measured[0].plan
+
+    plan = settled_plan(run, probed_plan)
     rank, world_size = rank_and_world_size()
-    longest = min(settings.max_length, model.config.max_position_embeddings)
     source = ConversationSource(
-        encoded_with_progress(tokenizer, template, train),
+        chats,
         batch_size=settings.batch_size,
         micro_batch=plan.micro_batch,
         seed=seed,
         max_length=longest,
-        pad_id=tokenizer.pad_id,
+        pad_id=pad_id,
         pad_to_multiple=16,
         rank=rank,
         world_size=world_size,
     )
-    held_out = _held_out(encoded_with_progress(tokenizer, template, validation), longest, tokenizer.pad_id, seed)
+    held_out = _held_out(encoded_with_progress(tokenizer, template, validation), longest, pad_id, seed)
+    if on_start is not None and rank == 0:
+        on_start(TuningStart(model, source, held_out, plan, measured[0] if measured else None))
     trainer = Trainer(
         model,
         source,
@@ -361,6 +393,14 @@ def sft(
     facts = {**lineage, "stage": "sft", "seed": seed, "context": loaded.lineage.get("context")}
     _save(out, model, tokenizer, plan, settings, result, facts, parent=parent, template=template)
     return result
+
+
+def _longest(settings: SftSettings, chats: Sequence[EncodedChat], max_position_embeddings: int) -> int:
+    """Tokens of the longest conversation that is trained on."""
+    if settings.max_length is not None:
+        return min(settings.max_length, max_position_embeddings)
+    needed = max(len(chat.ids) for chat in chats)
+    return min(-(-needed // 16) * 16, LONGEST_CONVERSATION, max_position_embeddings)
 
 
 def _held_out(chats: Sequence[EncodedChat], max_length: int, pad_id: int, seed: int) -> ConversationSource | None:
@@ -392,7 +432,7 @@ def _save(
     result: TrainResult,
     lineage: dict[str, Any],
     *,
-    parent: Path | None,
+    parent: Path | str | None,
     template: ChatTemplate,
 ) -> None:
     """Write the model directory from the first process; the others have the same weights.
@@ -425,6 +465,6 @@ def _save(
     save_model_directory(out, model, tokenizer, chat_template=template.source, lineage=facts, generation=generation)
 
 
-def _lineage_hash(folder: Path) -> str | None:
-    path = folder / "lineage.json"
+def _lineage_hash(source: Path | str) -> str | None:
+    path = Path(source) / "lineage.json"
     return sha256_json(read_json(path)) if path.is_file() else None

@@ -7,7 +7,19 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-from groundup.core.errors import TokenizerError
+from groundup.tokenizer.added_tokens import check_special_tokens, replace_surrogates
+
+__all__ = [
+    "END_OF_TEXT",
+    "IM_END",
+    "IM_START",
+    "PAD",
+    "SPECIAL_TOKENS",
+    "StreamDecoder",
+    "Tokenizer",
+    "check_special_tokens",
+    "replace_surrogates",
+]
 
 END_OF_TEXT = "<|endoftext|>"
 IM_START = "<|im_start|>"
@@ -25,6 +37,10 @@ class Tokenizer(Protocol):
         vocab_size: one more than the largest id, special tokens included.
         special_tokens: text of each special token and its id.
         bos_id, eos_id, pad_id: ids of the tokens that `tokenizer_config.json` names so, or None.
+        prefix_ids, suffix_ids: what the model expects before and after a text (a bos token; BERT's `[CLS]` and
+            `[SEP]`). `encode` adds none of it, `encode_with_special` all of it.
+        strips_first_blank: `decode` takes away a blank at the very beginning, because `encode` puts one there
+            (SentencePiece) or because a word has one before it (WordPiece).
     """
 
     vocab_size: int
@@ -32,19 +48,49 @@ class Tokenizer(Protocol):
     bos_id: int | None
     eos_id: int | None
     pad_id: int | None
+    prefix_ids: tuple[int, ...]
+    suffix_ids: tuple[int, ...]
+    strips_first_blank: bool
 
-    def encode(self, text: str, *, allow_special: bool = False) -> list[int]:
+    @property
+    def adds_bos(self) -> bool:
+        """Whether the model expects its bos token before a text."""
+        ...
+
+    @property
+    def adds_eos(self) -> bool:
+        """Whether the model expects its eos token after a text."""
+        ...
+
+    def encode(self, text: str, *, allow_special: bool = False, after: int | None = None) -> list[int]:
         """Return the ids of `text`.
 
         Args:
             text: any string; lone surrogates are read as U+FFFD.
             allow_special: read special-token strings in the text as those tokens. Leave it off for text that
                 others wrote: then they stay ordinary text.
+            after: the id that stands before, when the text goes on: SentencePiece puts a blank before a text only
+                where it begins, and some special tokens take the whitespace after them.
         """
         ...
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """Return `encode(text)` for each text."""
+        ...
+
+    def encode_with_special(
+        self, text: str, *, allow_special: bool = False, max_length: int | None = None
+    ) -> list[int]:
+        """Return the ids of `text` between `prefix_ids` and `suffix_ids`.
+
+        Args:
+            text: any string.
+            allow_special: as for `encode`.
+            max_length: cut the end of the text so that there are at most so many ids in all.
+
+        Raises:
+            TokenizerError: when `max_length` is too small for the special tokens alone.
+        """
         ...
 
     def decode(self, ids: Iterable[int], *, skip_special: bool = False) -> str:
@@ -86,50 +132,37 @@ class StreamDecoder:
     """Turns ids into text one at a time and never emits part of a character.
 
     A character may be spread over several tokens: its bytes are held back until the last one came. What `push`
-    returned, followed by what `finish` returns, equals `tokenizer.decode` of all ids.
+    returned, followed by what `finish` returns, equals `tokenizer.decode` of all ids. For the ids of an answer that
+    is not the whole story: there a blank before the first word belongs to the text (`continues`).
 
     Args:
         tokenizer: where the bytes of a token come from.
         skip_special: leave special tokens out of the text.
+        continues: the ids go on after others, as an answer does after its prompt.
     """
 
-    def __init__(self, tokenizer: Tokenizer, *, skip_special: bool = False) -> None:
+    def __init__(self, tokenizer: Tokenizer, *, skip_special: bool = False, continues: bool = False) -> None:
         self._tokenizer = tokenizer
         self._skipped = frozenset(tokenizer.special_tokens.values()) if skip_special else frozenset()
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._strips = tokenizer.strips_first_blank and not continues
+        self._begun = False
 
     def push(self, id: int) -> str:
         """Return the characters that the token `id` completes (often none, sometimes several)."""
         if id in self._skipped:
             return ""
-        return self._decoder.decode(self._tokenizer.token_bytes(id))
+        return self._from_the_start(self._decoder.decode(self._tokenizer.token_bytes(id)))
 
     def finish(self) -> str:
         """Return U+FFFD for a character that stayed incomplete, else nothing; afterwards a new text can begin."""
-        rest = self._decoder.decode(b"", final=True)
+        rest = self._from_the_start(self._decoder.decode(b"", final=True))
         self._decoder.reset()
+        self._begun = False
         return rest
 
-
-def replace_surrogates(text: str) -> str:
-    """Return `text` as Unicode scalar values: a surrogate pair becomes its character, a lone one U+FFFD."""
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
-    return text
-
-
-def check_special_tokens(names: Sequence[str]) -> None:
-    """Refuse special tokens that could not be told apart.
-
-    Raises:
-        TokenizerError: for an empty or repeated name, or one with a lone surrogate.
-    """
-    for index, name in enumerate(names):
-        if not isinstance(name, str) or not name:
-            raise TokenizerError(f"special token {index} is {name!r}: it must be a non-empty string")
-        if replace_surrogates(name) != name:
-            raise TokenizerError(f"special token {name!r} holds a surrogate: use Unicode scalar values")
-        if name in names[:index]:
-            raise TokenizerError(f"special token {name!r} is given twice")
+    def _from_the_start(self, text: str) -> str:
+        if self._begun or not text:
+            return text
+        self._begun = True
+        return text.removeprefix(" ") if self._strips else text

@@ -9,7 +9,8 @@ The rule for the trained span: the rendering is also cut at the borders of a `{%
 wholly inside or wholly outside. A prompt rendered with `add_generation_prompt` is thereby always a prefix of the ids
 of the whole conversation, which is what the model sees when it answers. `transformers` does not cut there: its ids
 differ from ours when the split pattern would join the text on both sides of a border (with the default template: when
-an answer begins with whitespace), and are the same otherwise.
+an answer begins with whitespace), and are the same otherwise. Most published templates have no such blocks; then the
+answers are found by rendering the conversation up to each of them.
 """
 
 from __future__ import annotations
@@ -136,7 +137,10 @@ def encode_chat(
     special = sorted(tokenizer.special_tokens, key=len, reverse=True)
     shield, (begin, end) = _shield(special, [template.source, *_strings([messages, template.variables, special])])
     try:
-        text = template.render_marked(shield.protect(list(messages)), add_generation_prompt, (begin, end))
+        protected = shield.protect(list(messages))
+        text = template.render_marked(protected, add_generation_prompt, (begin, end))
+        if not template.marks_generation and not add_generation_prompt:
+            text = _mark_answers(template, protected, text, special, (begin, end))
     except TokenizerError as error:
         raise TokenizerError(shield.remove(str(error))) from None
     ids: list[int] = []
@@ -151,10 +155,40 @@ def encode_chat(
             ids.append(tokenizer.special_tokens[piece])
             trained.append(inside)
         elif piece:
-            ordinary = tokenizer.encode(shield.remove(piece))
+            ordinary = tokenizer.encode(shield.remove(piece), after=ids[-1] if ids else None)
             ids.extend(ordinary)
             trained.extend([inside] * len(ordinary))
     return EncodedChat(ids, trained)
+
+
+def _mark_answers(
+    template: ChatTemplate,
+    messages: Sequence[Mapping[str, Any]],
+    text: str,
+    special: Sequence[str],
+    marks: tuple[str, str],
+) -> str:
+    """Put the marks around each answer of a rendering whose template has no `{% generation %}` blocks.
+
+    An answer is what a conversation rendered up to it has more than the conversation before it, ready for an answer. It
+    ends with the last special token in it (the end of the turn); blanks after that belong to the template. Where a
+    template writes an earlier turn otherwise once another follows (some drop its reasoning), that turn is not marked.
+    """
+    spans = []
+    for index, message in enumerate(messages):
+        if message["role"] != "assistant" or index == 0:
+            continue
+        before = template.render_marked(messages[:index], True, ("", ""))
+        after = template.render_marked(messages[: index + 1], False, ("", ""))
+        if not (text.startswith(before) and text.startswith(after) and len(before) < len(after)):
+            continue
+        answer = text[len(before) : len(after)]
+        ends = [answer.rfind(name) + len(name) for name in special if name in answer]
+        last = max(ends, default=len(answer))
+        spans.append((len(before), len(before) + (last if not answer[last:].strip() else len(answer))))
+    for start, stop in reversed(spans):
+        text = text[:start] + marks[0] + text[start:stop] + marks[1] + text[stop:]
+    return text
 
 
 def load_chat_template(folder: Path) -> ChatTemplate | None:

@@ -5,24 +5,41 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import regex
+
 from groundup.core.errors import TokenizerError
 from groundup.core.files import read_json
 from groundup.tokenizer.base import Tokenizer
+from groundup.tokenizer.bert_text import BertNormalization
 from groundup.tokenizer.bpe import ByteBPE
 from groundup.tokenizer.characters import UNKNOWN, CharTokenizer
-from groundup.tokenizer.hf_files import ANY_CHARACTER, check_id, parse_merges, parse_vocab
-from groundup.tokenizer.patterns import PATTERNS
+from groundup.tokenizer.hf_files import ANY_CHARACTER, BLANK
+from groundup.tokenizer.hf_parse import (
+    Config,
+    check_id,
+    describe,
+    parse_merges,
+    parse_pairs,
+    parse_vocab,
+    parse_words,
+    read_added,
+    read_around,
+    read_config,
+)
+from groundup.tokenizer.pre_tokenizers import COVERING, GPT2
+from groundup.tokenizer.sentencepiece_bpe import BlankFirst, SentencePieceBPE
+from groundup.tokenizer.wordpiece import WordPiece
 
-# Old GPT-2 folders leave it to the class to know its tokens.
-_GPT2_CLASSES = ("GPT2Tokenizer", "GPT2TokenizerFast")
+_PUNCTUATION = r"[!-/:-@\[-`{-~\p{P}]"
 
 
 def load_tokenizer(folder: Path) -> Tokenizer:
     """Read `tokenizer.json` (and `tokenizer_config.json` where it is there) from a model directory.
 
-    Besides our own files this reads the byte-level BPE files of the Hugging Face hub that split by one pattern:
-    GPT-2, Llama 3, Qwen and their like. What such a file adds around a text (bos) is kept but never added by
-    `encode`.
+    Besides our own files this reads those of the Hugging Face hub that hold byte-level BPE (GPT-2, Llama 3, Qwen,
+    SmolLM), SentencePiece BPE (Llama 2, Mistral, Phi-3, Gemma) or WordPiece (BERT), and a folder with BERT's
+    `vocab.txt` alone. What a model expects around a text is known afterwards (`prefix_ids`, `suffix_ids`) and never
+    added by `encode`.
 
     Args:
         folder: the model directory (the path of a `tokenizer.json` is taken too).
@@ -32,65 +49,205 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     """
     folder = Path(folder)
     path = folder if folder.name == "tokenizer.json" else folder / "tokenizer.json"
+    config = read_config(path.parent)
     if not path.is_file():
-        raise TokenizerError(
-            f"{path} does not exist: a tokenizer is a folder with tokenizer.json"
-            + ("" if folder.exists() else f", and {folder} is not there")
-        )
+        if path.with_name("vocab.txt").is_file() and not folder.name.endswith(".json"):
+            return _read_vocab_txt(path.with_name("vocab.txt"), config)
+        raise TokenizerError(_missing(path, folder))
     data = read_json(path, TokenizerError)
     if not isinstance(data, dict) or not isinstance(data.get("model"), dict):
         raise TokenizerError(f"{path} is no tokenizer: it must be a JSON object with a 'model'")
-    roles = _read_roles(path.with_name("tokenizer_config.json"))
     kind = data["model"].get("type", "BPE" if "merges" in data["model"] else None)
     try:
         if kind == "BPE":
-            return _read_bpe(data, roles, str(path))
+            is_byte_level = "ByteLevel" in (_kind(data.get("decoder")), *map(_kind, _steps(data.get("pre_tokenizer"))))
+            return (_read_byte_bpe if is_byte_level else _read_sentencepiece)(data, config, str(path))
+        if kind == "WordPiece":
+            return _read_wordpiece(data, config, str(path))
         if kind == "WordLevel":
-            return _read_characters(data, roles, str(path))
+            return _read_characters(data, config, str(path))
     except TokenizerError as error:
         text = str(error)
         raise (error if text.startswith(str(path)) else TokenizerError(f"{path}: {text}")) from None
-    raise TokenizerError(f"{path}: the model is of type {kind!r}; byte-level BPE and our character files can be read")
+    raise TokenizerError(f"{path}: the model is of type {kind!r}; BPE, WordPiece and our character files can be read")
 
 
-def _read_bpe(data: dict[str, Any], roles: dict[str, str | None], where: str) -> ByteBPE:
+def _missing(path: Path, folder: Path) -> str:
+    if path.with_name("tokenizer.model").is_file():
+        return (
+            f"{path} does not exist, only tokenizer.model: write it with transformers, "
+            f"AutoTokenizer.from_pretrained({str(folder)!r}).save_pretrained({str(folder)!r})"
+        )
+    return f"{path} does not exist: a tokenizer is a folder with tokenizer.json" + (
+        "" if folder.exists() else f", and {folder} is not there"
+    )
+
+
+def _read_byte_bpe(data: dict[str, Any], config: Config, where: str) -> ByteBPE:
     model = data["model"]
     for key in ("byte_fallback", "continuing_subword_prefix", "end_of_word_suffix", "dropout", "unk_token"):
         if model.get(key):
             raise TokenizerError(f"{where}: the BPE model has {key} = {model[key]!r}, which byte-level BPE has not")
-    special, others = _read_added(data.get("added_tokens"), where)
+    added = read_added(data.get("added_tokens"), where)
     decoder = data.get("decoder")
-    if not isinstance(decoder, dict) or decoder.get("type") != "ByteLevel":
-        raise TokenizerError(f"{where}: the decoder is {_type(decoder)}, not ByteLevel: this is not byte-level BPE")
-    post_processor = data.get("post_processor")
+    if _kind(decoder) != "ByteLevel":
+        raise TokenizerError(f"{where}: the decoder is {describe(decoder)}, not ByteLevel: this is not byte-level BPE")
+    prefix, suffix = read_around(data.get("post_processor"), config, added.ids, where)
+    roles = config.known_roles(("bos", "eos", "pad"), added.ids)
+    vocab, unreachable = parse_vocab(model.get("vocab"), added.ids, where)
     return ByteBPE(
-        parse_vocab(model.get("vocab"), special | others, where),
+        vocab,
         parse_merges(model.get("merges"), where),
         pattern=_read_pattern(data.get("pre_tokenizer"), where),
-        special_tokens=special,
-        added_tokens=others,
-        bos=_known(roles["bos"], special | others),
-        eos=_known(roles["eos"], special | others),
-        pad=_known(roles["pad"], special | others),
+        special_tokens=added.special,
+        added_tokens=added.others,
+        unreachable=unreachable,
+        strips=added.strips,
+        bos=roles["bos"],
+        eos=roles["eos"],
+        pad=roles["pad"],
+        prefix=prefix,
+        suffix=suffix,
         ignores_merges=bool(model.get("ignore_merges", False)),
         normalizes=_reads_nfc(data.get("normalizer"), where),
-        post_processor=post_processor if isinstance(post_processor, dict) else None,
     )
 
 
-def _read_characters(data: dict[str, Any], roles: dict[str, str | None], where: str) -> CharTokenizer:
+def _read_sentencepiece(data: dict[str, Any], config: Config, where: str) -> SentencePieceBPE:
+    model = data["model"]
+    for key in ("continuing_subword_prefix", "end_of_word_suffix", "dropout", "ignore_merges"):
+        if model.get(key):
+            raise TokenizerError(f"{where}: the BPE model has {key} = {model[key]!r}, which cannot be read")
+    if not model.get("fuse_unk") and not model.get("byte_fallback"):
+        raise TokenizerError(f"{where}: fuse_unk is off: unknown characters in a row are one unknown token here")
+    added = read_added(data.get("added_tokens"), where)
+    blank_first, splits = _read_blanks(data, where)
+    _check_sentencepiece_decoder(data.get("decoder"), blank_first != "never", where)
+    prefix, suffix = read_around(data.get("post_processor"), config, added.ids, where)
+    words = parse_words(model.get("vocab"), added.ids, where)
+    unk = model.get("unk_token")
+    if not isinstance(unk, str | None):
+        raise TokenizerError(f"{where}: unk_token is {unk!r}; it must be the text of a token")
+    return SentencePieceBPE(
+        {word: id for word, id in words.items() if word not in added.special},
+        parse_pairs(model.get("merges"), where),
+        special_tokens=added.special,
+        added_tokens=added.others,
+        strips=added.strips,
+        roles={**config.known_roles(("bos", "eos", "pad"), added.ids), "unk": unk},
+        prefix=prefix,
+        suffix=suffix,
+        blank_first=blank_first,
+        splits_at_blanks=splits,
+        falls_back_to_bytes=bool(model.get("byte_fallback")),
+    )
+
+
+def _read_blanks(data: dict[str, Any], where: str) -> tuple[BlankFirst, bool]:
+    """Return where a blank is put before a text, and whether no token may reach over one."""
+    normalizer, pre = data.get("normalizer"), data.get("pre_tokenizer")
+    steps = _steps(normalizer, "normalizers")
+    prepends = [step for step in steps if _kind(step) == "Prepend" and step.get("prepend") == BLANK]
+    replaces = [step for step in steps if step == _replace(" ", BLANK)]
+    if len(prepends) + len(replaces) != len(steps) or len(prepends) > 1:
+        raise TokenizerError(f"{where}: the normalizer {[*map(_kind, steps)]} cannot be read: Prepend and Replace can")
+    # Gemma splits at blanks after replacing them all, which does nothing.
+    if pre is None or (_kind(pre) == "Split" and pre.get("pattern") == {"String": " "} and replaces):
+        if not replaces:
+            raise TokenizerError(f"{where}: nothing turns blanks into {BLANK!r}: this is no SentencePiece tokenizer")
+        return ("prepend" if prepends else "never"), False
+    if _kind(pre) == "Metaspace" and pre.get("replacement", BLANK) == BLANK and not prepends:
+        legacy = "always" if pre.get("add_prefix_space", True) else "never"
+        scheme = pre.get("prepend_scheme", legacy)
+        if scheme in ("always", "first", "never"):
+            return scheme, bool(pre.get("split", True))
+    raise TokenizerError(
+        f"{where}: the pre-tokenizer {describe(pre)} is not one that can be read: "
+        "byte-level BPE has ByteLevel, SentencePiece BPE has none or Metaspace"
+    )
+
+
+def _check_sentencepiece_decoder(decoder: Any, strips: bool, where: str) -> None:
+    steps = _steps(decoder, "decoders")
+    expected: list[dict[str, Any]] = [_replace(BLANK, " "), {"type": "ByteFallback"}, {"type": "Fuse"}]
+    if strips:
+        expected.append({"type": "Strip", "content": " ", "start": 1, "stop": 0})
+    needed = [step for step in steps if _kind(step) not in ("ByteFallback", "Fuse")]
+    if [_kind(step) for step in steps] == ["Metaspace"] or needed == [expected[0], *expected[3:]]:
+        return
+    raise TokenizerError(
+        f"{where}: the decoder {[*map(_kind, steps)]} cannot be read: "
+        f"SentencePiece BPE has {', '.join(step['type'] for step in expected)}"
+    )
+
+
+def _read_wordpiece(data: dict[str, Any], config: Config, where: str) -> WordPiece:
+    model, normalizer, pre = data["model"], data.get("normalizer"), data.get("pre_tokenizer")
+    added = read_added(data.get("added_tokens"), where)
+    if not isinstance(normalizer, dict) or (_kind(normalizer), _kind(pre)) != ("BertNormalizer", "BertPreTokenizer"):
+        raise TokenizerError(
+            f"{where}: WordPiece is read with BertNormalizer and BertPreTokenizer, "
+            f"not with {describe(normalizer)} and {describe(pre)}"
+        )
+    if model.get("continuing_subword_prefix", "##") != "##":
+        raise TokenizerError(
+            f"{where}: the parts inside a word begin with {model['continuing_subword_prefix']!r}, not with '##'"
+        )
+    flags = {key: normalizer.get(key, True) for key in ("clean_text", "handle_chinese_chars", "lowercase")}
+    flags["strip_accents"] = normalizer.get("strip_accents")
+    wrong = next((key for key, flag in flags.items() if not isinstance(flag, bool | None)), None)
+    longest = model.get("max_input_chars_per_word", 100)
+    if wrong or not isinstance(longest, int) or not 0 < longest < 1 << 20:
+        found = {**flags, "max_input_chars_per_word": longest}[wrong or "max_input_chars_per_word"]
+        raise TokenizerError(f"{where}: {wrong or 'max_input_chars_per_word'} is {found!r}, which makes no sense")
+    prefix, suffix = read_around(data.get("post_processor"), config, added.ids, where)
+    words = parse_words(model.get("vocab"), added.ids, where)
+    roles = config.known_roles(("bos", "eos", "pad", "cls", "sep", "mask"), added.ids)
+    return WordPiece(
+        {word: id for word, id in words.items() if word not in added.ids},
+        special_tokens=added.special,
+        added_tokens=added.others,
+        strips=added.strips,
+        roles={**roles, "unk": str(model.get("unk_token", "[UNK]"))},
+        prefix=prefix,
+        suffix=suffix,
+        normalization=BertNormalization(
+            cleans=bool(flags["clean_text"]),
+            spaces_han=bool(flags["handle_chinese_chars"]),
+            strips_accents=flags["strip_accents"],
+            lowercases=bool(flags["lowercase"]),
+        ),
+        longest_word=longest,
+    )
+
+
+def _read_vocab_txt(path: Path, config: Config) -> WordPiece:
+    values = config.values
+    accents = values.get("strip_accents")
+    return WordPiece.from_vocab_txt(
+        path,
+        roles=config.roles,
+        normalization=BertNormalization(
+            spaces_han=values.get("tokenize_chinese_chars", True) is not False,
+            strips_accents=accents if isinstance(accents, bool) else None,
+            lowercases=values.get("do_lower_case", True) is not False,
+        ),
+    )
+
+
+def _read_characters(data: dict[str, Any], config: Config, where: str) -> CharTokenizer:
     model, pre = data["model"], data.get("pre_tokenizer")
     if not isinstance(pre, dict) or pre.get("pattern") != {"Regex": ANY_CHARACTER} or data.get("normalizer"):
         raise TokenizerError(f"{where}: a WordLevel model is read only where its words are single characters")
-    special, others = _read_added(data.get("added_tokens"), where)
-    vocab = model.get("vocab")
+    added = read_added(data.get("added_tokens"), where)
+    special, vocab = added.special, model.get("vocab")
     if not isinstance(vocab, dict):
-        raise TokenizerError(f"{where}: the vocabulary is {_type(vocab)}, not a table of tokens and their ids")
+        raise TokenizerError(f"{where}: the vocabulary is {describe(vocab)}, not a table of tokens and their ids")
     for token, id in [*vocab.items(), *special.items()]:
         check_id(token, id, where)
     ordinary = sorted((token for token in vocab if token not in special), key=lambda token: int(vocab[token]))
     names = sorted(special, key=lambda name: special[name])
-    if model.get("unk_token") != UNKNOWN or UNKNOWN not in ordinary or others:
+    if model.get("unk_token") != UNKNOWN or UNKNOWN not in ordinary or added.others:
         raise TokenizerError(f"{where}: a character tokenizer writes unknown characters as U+FFFD; this one does not")
     tokenizer = CharTokenizer(ordinary, special_tokens=names)
     expected = {**vocab, **special}
@@ -99,34 +256,48 @@ def _read_characters(data: dict[str, Any], roles: dict[str, str | None], where: 
         raise TokenizerError(
             f"{where}: the ids are not 0, 1, 2, ... with the special tokens last: {wrong!r} has the id {expected[wrong]}"
         )
-    for role in ("bos", "eos", "pad"):
-        if _known(roles[role], special) != getattr(tokenizer, role):
+    for role, name in config.known_roles(("bos", "eos", "pad"), special).items():
+        if name != tokenizer.roles.get(role):
             raise TokenizerError(
-                f"{where}: {role} is {roles[role]!r} in tokenizer_config.json; "
-                f"a character tokenizer has {getattr(tokenizer, role)!r}"
+                f"{where}: {role} is {name!r} in tokenizer_config.json; "
+                f"a character tokenizer has {tokenizer.roles.get(role)!r}"
             )
     return tokenizer
 
 
-def _read_pattern(pre: Any, where: str) -> str:
-    found = pre.get("pretokenizers") if isinstance(pre, dict) and pre.get("type") == "Sequence" else [pre]
-    steps = [step if isinstance(step, dict) else {} for step in found] if isinstance(found, list) else []
-    kinds = [step.get("type") for step in steps]
-    if kinds in (["ByteLevel"], ["Split", "ByteLevel"]):
-        if steps[-1].get("add_prefix_space"):
-            raise TokenizerError(f"{where}: add_prefix_space puts a blank before every text: this cannot be read")
-        uses_gpt2 = steps[-1].get("use_regex", True)
-        if kinds == ["ByteLevel"] and uses_gpt2:
-            return PATTERNS["gpt2"].portable
-        pattern = steps[0].get("pattern")
-        source = pattern.get("Regex") if isinstance(pattern, dict) else None
-        isolates = steps[0].get("behavior") == "Isolated" and not steps[0].get("invert")
-        if isolates and isinstance(source, str) and not uses_gpt2:
-            return source
-    raise TokenizerError(
-        f"{where}: the pre-tokenizer {kinds} is not one that can be read: "
-        "ByteLevel, or one isolating Split by a regular expression and ByteLevel without its own"
-    )
+def _read_pattern(pre: Any, where: str) -> list[str]:
+    """Return the regular expressions that cut a text, one after the other."""
+    steps = _steps(pre)
+    kinds = [_kind(step) for step in steps]
+    sources = [_split_source(step) for step in steps[:-1]]
+    if not steps or kinds[-1] != "ByteLevel" or None in sources:
+        raise TokenizerError(
+            f"{where}: the pre-tokenizer {kinds} is not one that can be read: ByteLevel last, and before it Split "
+            "(Isolated), Digits or Punctuation"
+        )
+    if steps[-1].get("add_prefix_space"):
+        raise TokenizerError(f"{where}: add_prefix_space puts a blank before every text: this cannot be read")
+    found = [source for source in sources if source is not None]
+    return [*found, GPT2] if steps[-1].get("use_regex", True) else found
+
+
+def _split_source(step: dict[str, Any]) -> str | None:
+    kind, behavior = step.get("type"), step.get("behavior")
+    if kind == "Digits":
+        return r"\p{N}" if step.get("individual_digits") else r"\p{N}+"
+    if kind == "Punctuation" and behavior in ("Isolated", "Contiguous"):
+        return _PUNCTUATION + ("+" if behavior == "Contiguous" else "")
+    pattern = step.get("pattern")
+    if kind != "Split" or not isinstance(pattern, dict) or len(pattern) != 1:
+        return None
+    source = pattern.get("Regex")
+    if isinstance(pattern.get("String"), str):
+        source = regex.escape(pattern["String"])
+    if not isinstance(source, str):
+        return None
+    # To keep what matches and drop the rest is the same where there is no rest (Phi-4, OLMo 2).
+    keeps = behavior == "Removed" and bool(step.get("invert")) and source in COVERING
+    return source if keeps or (behavior == "Isolated" and not step.get("invert")) else None
 
 
 def _reads_nfc(normalizer: Any, where: str) -> bool:
@@ -134,51 +305,20 @@ def _reads_nfc(normalizer: Any, where: str) -> bool:
         return False
     if isinstance(normalizer, dict) and normalizer.get("type") == "NFC":
         return True
-    raise TokenizerError(f"{where}: the normalizer {_type(normalizer)} cannot be read; none and NFC can")
+    raise TokenizerError(f"{where}: the normalizer {describe(normalizer)} cannot be read; none and NFC can")
 
 
-def _read_added(tokens: Any, where: str) -> tuple[dict[str, int], dict[str, int]]:
-    """Return the special tokens and the other added ones, with their ids."""
-    found: tuple[dict[str, int], dict[str, int]] = ({}, {})
-    if not isinstance(tokens, list | None):
-        raise TokenizerError(f"{where}: added_tokens is {_type(tokens)}, not a list")
-    for index, token in enumerate(tokens or []):
-        name = token.get("content") if isinstance(token, dict) else None
-        if not isinstance(name, str) or not name:
-            raise TokenizerError(f"{where}: added token {index} is {token!r}: it must have a text ('content')")
-        check_id(name, token.get("id"), where)
-        if name in found[0] or name in found[1]:
-            raise TokenizerError(f"{where}: the added token {name!r} is given twice")
-        for flag in ("lstrip", "rstrip", "single_word"):
-            if token.get(flag):
-                raise TokenizerError(f"{where}: the added token {name!r} has {flag}, which cannot be read")
-        found[0 if token.get("special") else 1][name] = token["id"]
-    return found
+def _steps(part: Any, key: str = "pretokenizers") -> list[dict[str, Any]]:
+    """Return the steps of a part that may be a sequence; what is no object becomes an empty one."""
+    if part is None:
+        return []
+    found = part.get(key) if isinstance(part, dict) and part.get("type") == "Sequence" else [part]
+    return [step if isinstance(step, dict) else {} for step in found] if isinstance(found, list) else []
 
 
-def _read_roles(path: Path) -> dict[str, str | None]:
-    """Return the texts of bos, eos and pad that `tokenizer_config.json` names."""
-    config = read_json(path, TokenizerError) if path.is_file() else {}
-    if not isinstance(config, dict):
-        raise TokenizerError(f"{path} must be a JSON object, not {_type(config)}")
-    roles: dict[str, str | None] = {}
-    for role in ("bos", "eos", "pad"):
-        value = config.get(f"{role}_token")
-        value = value.get("content") if isinstance(value, dict) else value
-        if not isinstance(value, str | None):
-            raise TokenizerError(f"{path}: {role}_token is {value!r}; it must be the text of a special token")
-        roles[role] = value or None
-    if config.get("tokenizer_class") in _GPT2_CLASSES:
-        roles["bos"], roles["eos"] = roles["bos"] or "<|endoftext|>", roles["eos"] or "<|endoftext|>"
-    return roles
+def _kind(part: Any) -> Any:
+    return part.get("type") if isinstance(part, dict) else None
 
 
-def _known(name: str | None, added: dict[str, int]) -> str | None:
-    if name is not None and name not in added:
-        raise TokenizerError(f"tokenizer_config.json names {name!r}, which is not among the added tokens")
-    return name
-
-
-def _type(value: Any) -> str:
-    has_type = isinstance(value, dict) and "type" in value
-    return repr(value["type"]) if has_type else f"of type {type(value).__name__}"
+def _replace(pattern: str, content: str) -> dict[str, Any]:
+    return {"type": "Replace", "pattern": {"String": pattern}, "content": content}

@@ -25,7 +25,7 @@ class TokenizerStatistics:
             training text has an untrained embedding.
         longest_tokens: the longest tokens that occur and hold a letter, as text, the longest first (runs of blanks
             and dashes would fill the list).
-        lossy_texts: how many texts do not come back from their ids (only a character tokenizer has any).
+        lossy_texts: how many texts do not come back from their ids (byte-level BPE has none, WordPiece many).
     """
 
     vocab_size: int

@@ -21,6 +21,10 @@ log = logging.getLogger("groundup.train.probe")
 
 #: bfloat16 must be this much faster to be chosen, since it costs accuracy.
 BFLOAT16_GAIN = 1.1
+#: Seconds after which a candidate gets no further pass: a large model takes seconds for one, and varies less.
+PATIENCE_S = 4.0
+#: Parameters on which an update of the optimizer is timed.
+OPTIMIZER_SAMPLE = 20_000_000
 #: A smaller micro-batch is taken when it is at most this much slower than the fastest, since it needs less memory.
 SMALLER_LOSS = 1.03
 
@@ -79,8 +83,8 @@ def probe(
         plan: device, threads, compile and the rest, which are kept (the measurement itself is not compiled).
         micro_batches: candidates.
         precisions: candidates; None tries bfloat16 only where the device multiplies it natively.
-        repeats: timed passes of each candidate, after one that warms up; the median counts, which foretells a long
-            run better than the fastest.
+        repeats: timed passes of each candidate, after one that warms up (fewer where they take long); the median
+            counts, which foretells a long run better than the fastest.
 
     Raises:
         TrainingError: when no candidate could be run.
@@ -127,10 +131,13 @@ def native_precisions(device: str) -> tuple[Precision, ...]:
 
 def _items_per_s(model: nn.Module, objective: Objective, batch: MicroBatch, plan: ExecutionPlan, repeats: int) -> float:
     """Median rate of the passes; 0 when it does not fit into the memory of a GPU."""
-    times, count = [], 0
+    times: list[float] = []
+    count, first = 0, time.perf_counter()
     try:
         on_device = batch.to(plan.device)
         for repeat in range(repeats + 1):
+            if times and time.perf_counter() - first > PATIENCE_S:
+                break
             _wait(plan.device)
             begun = time.perf_counter()
             with autocast(plan):
@@ -148,8 +155,17 @@ def _items_per_s(model: nn.Module, objective: Objective, batch: MicroBatch, plan
 
 
 def _optimizer_seconds(model: nn.Module) -> float:
-    """Time of one AdamW update, on copies of the parameters."""
-    copies = nn.ParameterList([nn.Parameter(p.detach().clone()) for p in model.parameters() if p.requires_grad])
+    """Time of one AdamW update, measured on copies of some of the parameters and scaled to all.
+
+    Copies of all would need as much memory again as training itself.
+    """
+    trained = sorted((p for p in model.parameters() if p.requires_grad), key=lambda p: p.numel())
+    total, count, copies = sum(p.numel() for p in trained), 0, nn.ParameterList()
+    for parameter in trained:
+        copies.append(nn.Parameter(parameter.detach().clone()))
+        count += parameter.numel()
+        if count >= OPTIMIZER_SAMPLE:
+            break
     device = str(next(iter(copies)).device)
     optimizer = AdamW(parameter_groups(copies, 0.1))
     for copy in copies:
@@ -159,7 +175,7 @@ def _optimizer_seconds(model: nn.Module) -> float:
     begun = time.perf_counter()
     optimizer.step()
     _wait(device)
-    return time.perf_counter() - begun
+    return (time.perf_counter() - begun) * total / count
 
 
 def _wait(device: str) -> None:

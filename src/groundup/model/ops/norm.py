@@ -50,6 +50,9 @@ def rms_norm_fast(x: Float[Tensor, "*rows D"], weight: Float[Tensor, " D"], eps:
     if x.device.type == "cpu":
         result: Tensor = _RMSNorm.apply(x, weight, eps)  # type: ignore[no-untyped-call]
         return result
+    if weight.dtype != x.dtype and not torch.is_autocast_enabled(x.device.type):
+        # Gemma's 1 + weight beside bfloat16: rounded to that, it would keep two decimals of the weight.
+        return F.rms_norm(x.to(weight.dtype), weight.shape, weight, eps).to(x.dtype)
     return F.rms_norm(x, weight.shape, weight.to(x.dtype), eps)
 
 

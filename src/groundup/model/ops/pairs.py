@@ -9,6 +9,7 @@ from torch import Tensor
 
 from groundup.core.registry import register
 from groundup.core.seeds import seed_for
+from groundup.model.config import RotaryConfig
 from groundup.model.ops.activation import gelu_new, gelu_new_fast
 from groundup.model.ops.attention import attention, attention_fast, visible_keys
 from groundup.model.ops.norm import layer_norm, layer_norm_fast, rms_norm, rms_norm_fast
@@ -29,14 +30,18 @@ def _layer_norm_inputs(seed: int) -> tuple[Any, ...]:
 
 
 def _rotary_inputs(seed: int) -> tuple[Any, ...]:
-    positions = torch.arange(19)[None] + 7 * seed
-    return _normal(seed, "x", 2, 6, 19, 32), *rotary_tables(positions, 32, 10_000.0, torch.float32)
+    positions, rotary = torch.arange(19)[None] + 7 * seed, RotaryConfig(partial_rotary_factor=0.5 if seed % 2 else 1.0)
+    return _normal(seed, "x", 2, 6, 19, 32), *rotary_tables(positions, 32, rotary, torch.float32)
 
 
 def _attention_inputs(seed: int) -> tuple[Any, ...]:
     query, key, value = (_normal(seed, name, 2, heads, 33, 16) for name, heads in (("q", 6), ("k", 2), ("v", 2)))
     mask = _normal(seed, "mask", 2, 33) > 0
     visible = visible_keys(33, 33, is_causal=True, mask=mask) if seed % 2 else None
+    if seed % 4 == 2:  # Gemma 3: a window, and scores divided by another number than the root of d
+        return query, key, value, visible_keys(33, 33, is_causal=True, window=7), False, 0.4
+    if seed % 4 == 3:  # Gemma 2's cap, gpt-oss's learned sinks
+        return query, key, value, visible, False, None, 2.0, _normal(seed, "sinks", 6)
     return query, key, value, visible, visible is None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
@@ -26,8 +27,16 @@ class Heads(nn.Module):
         self.k_proj = Linear(memory_size, key_value_size, bias=config.qkv_bias)
         self.v_proj = Linear(memory_size, key_value_size, bias=config.qkv_bias)
         self.o_proj = ResidualLinear(self.num_heads * self.head_dim, hidden_size, bias=config.output_bias)
-        self.q_norm: nn.Module | None = None if config.qk_norm is None else build(config.qk_norm, self.head_dim)
-        self.k_norm: nn.Module | None = None if config.qk_norm is None else build(config.qk_norm, self.head_dim)
+        self.q_norm: nn.Module | None = None
+        self.k_norm: nn.Module | None = None
+        self.norms_heads = config.qk_norm_scope == "head"
+        if config.qk_norm is not None:
+            whole = self.num_heads * self.head_dim, key_value_size
+            query_size, key_size = (self.head_dim, self.head_dim) if self.norms_heads else whole
+            self.q_norm, self.k_norm = build(config.qk_norm, query_size), build(config.qk_norm, key_size)
+        self.scale: float | None = None
+        self.softcap: float | None = None
+        self.sink_logits: nn.Parameter | None = None
         self.scores = Point()  # B H T S, before the softmax
         self.pattern = Point()  # B H T S, rows sum to one
 
@@ -35,10 +44,13 @@ class Heads(nn.Module):
         self, x: Float[Tensor, "B T D"], memory: Float[Tensor, "B S E"]
     ) -> tuple[Float[Tensor, "B H T d"], Float[Tensor, "B K S d"], Float[Tensor, "B K S d"]]:
         """Queries of `x`, keys and values of `memory`, split into heads."""
-        query = self.q_proj(x).unflatten(-1, (self.num_heads, self.head_dim))
-        key = self.k_proj(memory).unflatten(-1, (self.num_key_value_heads, self.head_dim))
+        query, key = self.q_proj(x), self.k_proj(memory)
+        if not self.norms_heads and self.q_norm is not None and self.k_norm is not None:
+            query, key = self.q_norm(query), self.k_norm(key)
+        query = query.unflatten(-1, (self.num_heads, self.head_dim))
+        key = key.unflatten(-1, (self.num_key_value_heads, self.head_dim))
         value = self.v_proj(memory).unflatten(-1, (self.num_key_value_heads, self.head_dim))
-        if self.q_norm is not None and self.k_norm is not None:
+        if self.norms_heads and self.q_norm is not None and self.k_norm is not None:
             query, key = self.q_norm(query), self.k_norm(key)
         return query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)
 
@@ -50,8 +62,8 @@ class Heads(nn.Module):
         visible: Bool[Tensor, "#B 1 T S"] | None,
     ) -> Float[Tensor, "B H T d"]:
         """Attention in readable steps, with the scores and the pattern passing their observation points."""
-        scores = self.scores(attention_scores(query, key, visible))
-        return weighted_values(self.pattern(attention_pattern(scores)), value)
+        scores = self.scores(attention_scores(query, key, visible, self.scale, self.softcap))
+        return weighted_values(self.pattern(attention_pattern(scores, self.sink_logits)), value)
 
     @property
     def is_observed(self) -> bool:
@@ -69,8 +81,14 @@ class Attention(Heads):
 
     def __init__(self, config: AttentionConfig, hidden_size: int, build: Builder) -> None:
         super().__init__(config, hidden_size, hidden_size, build)
-        self.is_causal = config.is_causal
-        self.rope_theta = None if config.rotary is None else config.rotary.rope_theta
+        self.is_causal, self.rotary = config.is_causal, config.rotary
+        self.rotary_name = "" if config.rotary is None else config.rotary.to_json()
+        self.window, self.num_sink_tokens = config.sliding_window, config.num_sink_tokens
+        self.softcap = config.attn_logit_softcapping
+        if config.query_pre_attn_scalar is not None:
+            self.scale = config.query_pre_attn_scalar**-0.5
+        if config.sink_logits:
+            self.sink_logits = nn.Parameter(torch.zeros(config.num_attention_heads))
 
     def new_cache(self, batch_size: int, max_length: int) -> KVCache:
         """An empty cache for this layer."""
@@ -84,15 +102,17 @@ class Attention(Heads):
         """Mix the tokens of `x`; with a cache, also with those seen before."""
         x = for_products(x)
         query, key, value = self.project(x, x)
-        if self.rope_theta is not None:
-            cos, sin = context.rotary(self.head_dim, self.rope_theta, query.dtype)
+        if self.rotary is not None:
+            cos, sin = context.rotary(self.head_dim, self.rotary, query.dtype, self.rotary_name)
             query, key = rotary_fast(query, cos, sin), rotary_fast(key, cos, sin)
         if cache is not None:
             key, value = cache.update(key, value)
-        visible, is_causal = context.visibility(self.is_causal)
+        reach = (self.is_causal, self.window, self.num_sink_tokens)
         if self.is_observed:
-            return self.merge(self.attend(query, key, value, context.visible(self.is_causal)))
-        return self.merge(attention_fast(query, key, value, visible, is_causal))
+            return self.merge(self.attend(query, key, value, context.visible(*reach)))
+        visible, is_causal = context.visibility(*reach)
+        heads = attention_fast(query, key, value, visible, is_causal, self.scale, self.softcap, self.sink_logits)
+        return self.merge(heads)
 
 
 class CrossAttention(Heads):

@@ -56,12 +56,18 @@ class RMSNorm(nn.Module):
     def __init__(self, config: RMSNormConfig, size: int, build: Builder) -> None:
         super().__init__()
         del build
-        self.eps = config.rms_norm_eps
-        self.weight = nn.Parameter(torch.ones(size))
+        self.eps, self.unit_offset = config.rms_norm_eps, config.unit_offset
+        self.weight = nn.Parameter(torch.zeros(size) if config.unit_offset else torch.ones(size))
 
     def forward(self, x: Float[Tensor, "*rows D"]) -> Float[Tensor, "*rows D"]:
         """Normalise each row."""
-        return rms_norm_fast(x, self.weight, self.eps)
+        # 1 + weight in float32: in bfloat16 the sum would keep two decimals of the weight.
+        weight = (
+            1 + self.weight.to(torch.promote_types(self.weight.dtype, torch.float32))
+            if self.unit_offset
+            else self.weight
+        )
+        return rms_norm_fast(x, weight, self.eps)
 
 
 class Point(nn.Identity):

@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from groundup.model.config import DynamicScaling, RotaryConfig
 from groundup.model.ops import rotary_tables, visible_keys
 
 
@@ -30,8 +31,8 @@ class Context:
         memory: Float[Tensor, "B M E"] | None = None,
     ) -> None:
         self.positions, self.length, self.mask, self.segments, self.memory = positions, length, mask, segments, memory
-        self._visible: dict[bool, Tensor] = {}
-        self._rotary: dict[tuple[float, int, torch.dtype], tuple[Tensor, Tensor]] = {}
+        self._visible: dict[tuple[bool, int | None, int], Tensor] = {}
+        self._rotary: dict[tuple[str, int, torch.dtype], tuple[Tensor, Tensor]] = {}
 
     @property
     def num_tokens(self) -> int:
@@ -43,38 +44,72 @@ class Context:
         """The part of the mask that covers the new tokens."""
         return None if self.mask is None else self.mask[:, self.length :]
 
-    def visibility(self, is_causal: bool) -> tuple[Bool[Tensor, "B_or_1 1 T S"] | None, bool]:
+    def visibility(
+        self, is_causal: bool, window: int | None = None, num_sink_tokens: int = 0
+    ) -> tuple[Bool[Tensor, "B_or_1 1 T S"] | None, bool]:
         """Which keys the new tokens may see, as `(mask, is_causal)` for the attention operations.
 
         No mask is built in the two cases that matter for speed: whole sequences, and one token after a cache.
+
+        Args:
+            is_causal: a token sees itself and what came before it.
+            window: of which it sees so many, itself included.
+            num_sink_tokens: first tokens of a text that stay visible beyond the window.
         """
-        if self.mask is None and self.segments is None:
+        if window is not None and self.length + self.num_tokens <= window:
+            window = None
+        if self.mask is None and self.segments is None and window is None:
             if self.length == 0:
                 return None, is_causal
             if self.num_tokens == 1 or not is_causal:
                 return None, False
-        return self.visible(is_causal), False
+        return self.visible(is_causal, window, num_sink_tokens), False
 
-    def visible(self, is_causal: bool) -> Bool[Tensor, "B_or_1 1 T S"]:
+    def visible(
+        self, is_causal: bool, window: int | None = None, num_sink_tokens: int = 0
+    ) -> Bool[Tensor, "B_or_1 1 T S"]:
         """True where a new token may see a key; built once for all layers that ask alike."""
-        if is_causal not in self._visible:
-            self._visible[is_causal] = visible_keys(
+        asked = (is_causal, window, num_sink_tokens if window is not None else 0)
+        if asked not in self._visible:
+            self._visible[asked] = visible_keys(
                 self.num_tokens,
                 self.length + self.num_tokens,
                 is_causal=is_causal,
+                window=window,
+                sinks=self._first_tokens(asked[2]) if asked[2] else None,
                 mask=self.mask,
                 segments=self.segments,
                 device=self.positions.device,
             )
-        return self._visible[is_causal]
+        return self._visible[asked]
+
+    def _first_tokens(self, count: int) -> Bool[Tensor, "B_or_1 S"]:
+        """True at the first `count` tokens of each text among all keys; padding before a text is none of it."""
+        end = self.length + self.num_tokens
+        shape = (1, end) if self.segments is None else (self.segments.shape[0], end)
+        places = count_positions(shape, length=0, mask=self.mask, segments=self.segments, device=self.positions.device)
+        return places < count
 
     def rotary(
-        self, head_dim: int, rope_theta: float, dtype: torch.dtype
+        self, head_dim: int, rotary: RotaryConfig, dtype: torch.dtype, name: str
     ) -> tuple[Float[Tensor, "B_or_1 T half"], Float[Tensor, "B_or_1 T half"]]:
-        """The rotary tables of these positions, computed once for all layers that ask alike."""
-        key = (rope_theta, head_dim, dtype)
+        """The rotary tables of these positions, computed once for all layers that ask alike.
+
+        Args:
+            head_dim: size of a head.
+            rotary: settings.
+            dtype: of the tables.
+            name: equal for equal settings (their JSON); with the settings themselves as a key, torch.compile would
+                break the graph in every layer.
+        """
+        key = (name, head_dim, dtype)
         if key not in self._rotary:
-            self._rotary[key] = rotary_tables(self.positions, head_dim, rope_theta, dtype)
+            if self.segments is None or not isinstance(rotary.scaling, DynamicScaling):
+                self._rotary[key] = rotary_tables(self.positions, head_dim, rotary, dtype)
+            else:
+                positions = self.positions.expand(self.segments.shape)
+                lengths = _segment_ends(self.segments, positions) + 1
+                self._rotary[key] = rotary_tables(positions, head_dim, rotary, dtype, lengths)
         return self._rotary[key]
 
 
@@ -106,6 +141,16 @@ def count_positions(
 
 def _segment_starts(segments: Tensor, positions: Tensor) -> Tensor:
     """The position at which each token's segment began."""
+    return torch.where(_starts_segment(segments), positions, 0).cummax(dim=1).values
+
+
+def _segment_ends(segments: Tensor, positions: Tensor) -> Tensor:
+    """The highest position in each token's segment."""
+    numbers = _starts_segment(segments).cumsum(dim=1) - 1
+    return torch.zeros_like(positions).scatter_reduce(1, numbers, positions, "amax").gather(1, numbers)
+
+
+def _starts_segment(segments: Tensor) -> Tensor:
     is_first = torch.ones_like(segments, dtype=torch.bool)
     is_first[:, 1:] = segments[:, 1:] != segments[:, :-1]
-    return torch.where(is_first, positions, 0).cummax(dim=1).values
+    return is_first

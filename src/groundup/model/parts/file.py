@@ -34,7 +34,8 @@ def build_file_part(config: FilePartConfig, hidden_size: int, build: Builder) ->
         )
     part_class = load_class(Path(config.path), config.name)
     build.num_file_parts += 1
-    with torch.random.fork_rng(devices=[]):
+    # On the CPU wherever the rest of the model is made: the checks need values.
+    with torch.device("cpu"), torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed_for(build.seed, "file part", build.num_file_parts))
         try:
             part = part_class(hidden_size, **config.options)
@@ -43,7 +44,7 @@ def build_file_part(config: FilePartConfig, hidden_size: int, build: Builder) ->
                 f"{config.name}(hidden_size={hidden_size}, **{config.options}) of {config.path} failed: "
                 f"{type(error).__name__}: {error}"
             ) from error
-    check_mixer(part, hidden_size, f"{config.name} of {config.path}")
+        check_mixer(part, hidden_size, f"{config.name} of {config.path}")
     return part
 
 

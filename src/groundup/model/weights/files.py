@@ -1,143 +1,252 @@
-"""Weights to and from safetensors files: every name and shape is checked, nothing is left as it was."""
+"""Weights to and from safetensors files: every name and shape is checked, and no second copy is made on the way.
+
+Tensors are read from the file into their own memory. Views of a mapped file would cost nothing at first, but safetensors
+aligns tensors to 8 bytes only, and the float32 products of a matrix at such an address differ in the last bits from
+those of the same matrix where torch puts it; a mapped file could also not be replaced on Windows.
+"""
 
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Iterable
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 
-from groundup.core.errors import ModelError
-from groundup.core.files import atomic_write, read_json
+from groundup.core.errors import ConfigError, ModelError
+from groundup.core.files import atomic_write, write_json
 from groundup.model.hf_config import model_type
 from groundup.model.transformer import Transformer
-from groundup.model.weights.names import TABLES, slots, to_stored
+from groundup.model.weights.names import TABLES, Slot, check_tensors, slots, to_stored
+from groundup.model.weights.safetensors_read import (
+    DTYPES,
+    INDEX_FILE,
+    WEIGHTS_FILE,
+    StoredTensor,
+    StoredTensors,
+    bytes_of,
+    printable,
+    some_of,
+)
 
-WEIGHTS_FILE, INDEX_FILE = "model.safetensors", "model.safetensors.index.json"
-_SHOWN = 5
+__all__ = ["INDEX_FILE", "MAX_SHARD_BYTES", "WEIGHTS_FILE", "load_weights", "save_weights"]
+
+#: Above this the weights go to several files, as at Hugging Face.
+MAX_SHARD_BYTES = 5 * 10**9
+# What is converted at a time.
+_PIECE_BYTES = 16 << 20
+_DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
-def save_weights(path: Path, model: Transformer) -> None:
-    """Write the model's tensors under Hugging Face's names, whole or not at all; a tied head is stored once.
+# Saving -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Outgoing:
+    """A tensor to be stored, made from our `members` when its turn comes."""
+
+    name: str
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    members: dict[str, Tensor]
+
+    @property
+    def num_bytes(self) -> int:
+        return sum(tensor.numel() for tensor in self.members.values()) * self.dtype.itemsize
+
+    def make(self, kind: str) -> Tensor:
+        on_cpu = {name: tensor.detach().cpu() for name, tensor in self.members.items()}
+        return to_stored(kind, on_cpu)[self.name]
+
+
+def save_weights(path: Path, model: Transformer, *, max_shard_bytes: int = MAX_SHARD_BYTES) -> list[Path]:
+    """Write the model's tensors under Hugging Face's names, in the dtype they have; a tied head is stored once.
+
+    Each file is written whole or not at all, one tensor after the other: beyond the model, memory holds one tensor.
+    The weights that stood at `path` before, in one file or several, no longer count afterwards. A save that is
+    interrupted leaves the new weights, the old ones, or (where both are in several files) none, never a mixture.
+
+    Args:
+        path: the file, `model.safetensors` of a folder.
+        model: what to store.
+        max_shard_bytes: with more bytes than this, the tensors go to `model-00001-of-0000N.safetensors` and so on, and
+            `model.safetensors.index.json` lists them. A tensor is never divided.
+
+    Returns:
+        The files with tensors, in order.
 
     Raises:
-        DataError: when the file cannot be written.
+        ConfigError: for a limit below one byte.
+        DataError: when a file cannot be written.
+        ModelError: for a tensor of a dtype that is not stored here.
     """
-    state = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
-    stored = to_stored(model_type(model.config), state)
-    # The writer wants tensors that share no memory; `format` is what transformers looks for.
-    data = save({name: tensor.clone() for name, tensor in stored.items()}, metadata={"format": "pt"})
+    if max_shard_bytes < 1:
+        raise ConfigError(f"max_shard_bytes is {max_shard_bytes}: give the bytes of the largest file, such as 5e9")
+    kind = model_type(model.config)
+    shards = _divide(_outgoing(kind, model.state_dict()), max_shard_bytes)
+    index = path.with_name(f"{path.name}.index.json")
+    if len(shards) == 1:
+        _write_shard(path, shards[0], kind)
+        index.unlink(missing_ok=True)
+        return [path]
+    files = [path.with_stem(f"{path.stem}-{i:05d}-of-{len(shards):05d}") for i in range(1, len(shards) + 1)]
+    index.unlink(missing_ok=True)  # first: under an old index, old and new files of the same names would count
+    for file, shard in zip(files, shards, strict=True):
+        _write_shard(file, shard, kind)
+    tensors = [tensor for shard in shards for tensor in shard]
+    totals = {
+        "total_parameters": sum(tensor.num_bytes // tensor.dtype.itemsize for tensor in tensors),
+        "total_size": sum(tensor.num_bytes for tensor in tensors),
+    }
+    where = {tensor.name: file.name for file, shard in zip(files, shards, strict=True) for tensor in shard}
+    write_json(index, {"metadata": totals, "weight_map": dict(sorted(where.items()))})
+    path.unlink(missing_ok=True)  # last: a single file counts before an index
+    return files
+
+
+def _outgoing(kind: str, state: Mapping[str, Tensor]) -> list[_Outgoing]:
+    members: dict[str, dict[str, Tensor]] = {}
+    where = slots(kind, state)
+    for name, slot in where.items():
+        members.setdefault(slot.theirs, {})[name] = state[name]
+    found = []
+    for theirs, own in members.items():
+        name, tensor = next(iter(own.items()))
+        dtype = reduce(torch.promote_types, (member.dtype for member in own.values()))  # as fusing them does
+        if dtype not in _DTYPE_NAMES:
+            raise ModelError(f"{name} is of {dtype}, which is not stored here (known: {', '.join(DTYPES)})")
+        found.append(_Outgoing(theirs, dtype, where[name].stored_shape(tuple(tensor.shape)), own))
+    return found
+
+
+def _divide(tensors: list[_Outgoing], max_shard_bytes: int) -> list[list[_Outgoing]]:
+    """Shards in the model's order, each filled until the next tensor would exceed the limit."""
+    shards: list[list[_Outgoing]] = [[]]
+    size = 0
+    for tensor in tensors:
+        if shards[-1] and size + tensor.num_bytes > max_shard_bytes:
+            shards.append([])
+            size = 0
+        shards[-1].append(tensor)
+        size += tensor.num_bytes
+    return shards
+
+
+def _write_shard(path: Path, tensors: list[_Outgoing], kind: str) -> None:
+    """Write one safetensors file, byte for byte what `safetensors.torch.save` would make."""
+    order = list(_DTYPE_NAMES)
+    tensors = sorted(tensors, key=lambda tensor: (order.index(tensor.dtype), tensor.name))
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}  # what transformers looks for
+    offset = 0
+    for tensor in tensors:
+        header[tensor.name] = {
+            "dtype": _DTYPE_NAMES[tensor.dtype],
+            "shape": tensor.shape,
+            "data_offsets": [offset, offset + tensor.num_bytes],
+        }
+        offset += tensor.num_bytes
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
     with atomic_write(path) as file:
-        file.write(data)
+        file.write(len(text).to_bytes(8, "little") + text)
+        for tensor in tensors:
+            data = bytes_of(tensor.make(kind).reshape(-1))
+            assert len(data) == tensor.num_bytes, tensor.name
+            file.write(data)
 
 
-def load_weights(folder: Path, model: Transformer) -> None:
+# Loading ----------------------------------------------------------------------------------------------------------
+
+
+def load_weights(folder: Path, model: Transformer, *, device: str = "cpu") -> None:
     """Fill every parameter of `model` from a folder's `model.safetensors`, or from the files its index lists.
 
+    A model that was made on the meta device gets its memory here. Beyond that, 16 MB are needed where values are
+    converted to the dtype that the model has, and one stored tensor where the family stores it fused or transposed.
+
+    Args:
+        folder: of the files.
+        model: its parameters are filled where they are, or made where they are on the meta device.
+        device: where parameters are made.
+
     Raises:
-        ModelError: when a file is missing or damaged, or a tensor is missing, unexpected or of another shape.
+        ModelError: when a file is missing or damaged, or tensors are missing, unexpected, or of another shape or kind
+            of number; one message names them all.
     """
-    stored = _StoredTensors(folder)
+    stored = StoredTensors(folder)
     kind = model_type(model.config)
     state = model.state_dict()
     where = slots(kind, state)
-    names = _match_prefix(kind, stored.names())
-    expected = {slot.theirs: slot.stored_shape(tuple(state[name].shape)) for name, slot in where.items()}
-    _check_names(stored, kind, names, expected, is_tied=model.head is None)
-    for theirs, shape in expected.items():
-        found = stored.shape(names[theirs])
-        if found != shape:
-            raise ModelError(
-                f"{stored.file_of(names[theirs])}: tensor {names[theirs]} has shape {list(found)}, the config.json "
-                f"makes it {list(shape)}"
-            )
+    names = _match_prefix(kind, stored)
+    _check(stored, kind, names, {name: (slot, state[name]) for name, slot in where.items()}, is_tied=model.head is None)
+    made = {name: torch.empty_like(tensor, device=device) for name, tensor in state.items() if tensor.is_meta}
+    members: dict[str, dict[str, Slot]] = {}
+    for name, slot in where.items():
+        members.setdefault(names[slot.theirs], {})[name] = slot
     with torch.no_grad():
-        current: tuple[str, Tensor] | None = None
-        for name, slot in sorted(where.items(), key=lambda item: item[1].theirs):
-            if current is None or current[0] != slot.theirs:
-                current = (slot.theirs, stored.read(names[slot.theirs]))
-            state[name].copy_(slot.take(current[1]))
+        for theirs, own in sorted(members.items(), key=lambda item: stored.tensors[item[0]].place):
+            _fill(stored.tensors[theirs], [(slot, made.get(name, state[name])) for name, slot in own.items()])
+    model.load_state_dict(made, strict=False, assign=True)
+    empty = [name for name, tensor in (*model.named_parameters(), *model.named_buffers()) if tensor.is_meta]
+    if empty:
+        raise ModelError(
+            f"{stored.source} gives no values for {some_of(empty)}: make the model on the CPU, not on meta"
+        )
 
 
-def _match_prefix(kind: str, found: Iterable[str]) -> dict[str, str]:
+def _match_prefix(kind: str, stored: StoredTensors) -> dict[str, str]:
     """Full name -> name in the file, for files that leave out the prefix (as the published GPT-2 does)."""
-    if kind not in TABLES:
-        return {name: name for name in found}
-    prefix = TABLES[kind].prefix
-    return {name if name.startswith((prefix, "lm_head.")) else prefix + name: name for name in found}
+    prefix = TABLES[kind].prefix if kind in TABLES else ""
+    found: dict[str, str] = {}
+    for name in stored.tensors:
+        full = name if name.startswith((prefix, "lm_head.")) else prefix + name
+        if full in found:
+            raise ModelError(
+                f"{stored.source} has both {printable(found[full])} and {printable(name)}: which of them counts is not clear"
+            )
+        found[full] = name
+    return found
 
 
-def _check_names(
-    stored: _StoredTensors, kind: str, names: dict[str, str], expected: dict[str, Any], *, is_tied: bool
+def _check(
+    stored: StoredTensors, kind: str, names: dict[str, str], wanted: dict[str, tuple[Slot, Tensor]], *, is_tied: bool
 ) -> None:
-    missing = sorted(set(expected) - set(names))
-    unexpected = sorted(set(names) - set(expected))
-    if kind in TABLES:
-        unexpected = [name for name in unexpected if not re.fullmatch(TABLES[kind].ignored, name)]
-        if is_tied:
-            unexpected = [name for name in unexpected if name != "lm_head.weight"]
-    problems = []
-    if missing:
-        problems.append(f"{len(missing)} of {len(expected)} tensors are missing ({_some(missing)})")
-    if unexpected:
-        problems.append(f"{len(unexpected)} are unexpected ({_some(unexpected)})")
-    if problems:
-        raise ModelError(f"{stored.source} does not fit its config.json: {' and '.join(problems)}")
+    """Raise one ModelError for all that does not fit."""
+    expected = {slot.theirs: slot.stored_shape(tuple(tensor.shape)) for slot, tensor in wanted.values()}
+    dtypes = {slot.theirs: tensor.dtype for slot, tensor in wanted.values()}
+    ignored = TABLES[kind].ignored if kind in TABLES else r"$^"
+    if is_tied and kind in TABLES:
+        ignored = rf"{ignored}|lm_head\.weight"
+    there = {theirs: stored.tensors[name] for theirs, name in names.items()}
+    foreign = [
+        f"{theirs} is stored as {tensor.dtype_name}, the model has {dtypes[theirs]}"
+        for theirs, tensor in sorted(there.items())
+        if theirs in dtypes and not tensor.becomes(dtypes[theirs])
+    ]
+    shapes = {theirs: tuple(tensor.shape) for theirs, tensor in there.items()}
+    check_tensors(str(stored.source), "the config.json", shapes, expected, ignored=ignored, foreign=foreign)
 
 
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
-
-
-class _StoredTensors:
-    """The tensors of a folder's safetensors files."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self._files: dict[Path, Any] = {}
-        self._where: dict[str, Path] = {}
-        self.source = folder / WEIGHTS_FILE
-        if self.source.is_file():
-            self._where = dict.fromkeys(self._open(self.source).keys(), self.source)
-        elif (folder / INDEX_FILE).is_file():
-            self.source = folder / INDEX_FILE
-            index = read_json(self.source, ModelError)
-            if not isinstance(index, dict) or not isinstance(index.get("weight_map"), dict):
-                raise ModelError(f"{self.source} has no weight_map: it is not an index of safetensors files")
-            for name, file in index["weight_map"].items():
-                self._where[name] = folder / Path(str(file)).name
-                self._open(self._where[name])
-        else:
-            raise ModelError(f"{folder} has neither {WEIGHTS_FILE} nor {INDEX_FILE}: it is not a model directory")
-
-    def _open(self, path: Path) -> Any:
-        if path not in self._files:
-            try:
-                self._files[path] = safe_open(path, framework="pt")
-            except FileNotFoundError:
-                raise ModelError(f"{path} does not exist, but {self.source} lists it") from None
-            except (SafetensorError, OSError, json.JSONDecodeError) as error:
-                raise ModelError(f"{path} is damaged or incomplete: {error}. Copy or make it again") from error
-        return self._files[path]
-
-    def names(self) -> list[str]:
-        return list(self._where)
-
-    def file_of(self, name: str) -> Path:
-        return self._where[name]
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        try:
-            return tuple(self._open(self._where[name]).get_slice(name).get_shape())
-        except SafetensorError as error:
-            raise ModelError(f"{self._where[name]} has no tensor {name}: {error}") from error
-
-    def read(self, name: str) -> Tensor:
-        tensor: Tensor = self._open(self._where[name]).get_tensor(name)
-        return tensor
+def _fill(stored: StoredTensor, targets: list[tuple[Slot, Tensor]]) -> None:
+    """Read a stored tensor into the one of ours that it is, or into the several that it holds."""
+    dtype = stored.dtype
+    slot, target = targets[0]
+    if len(targets) > 1 or slot != Slot(slot.theirs, 0, 1, False) or not target.is_contiguous():
+        whole = torch.empty(stored.shape, dtype=dtype)
+        stored.read(whole.view(-1))
+        for slot, target in targets:
+            target.copy_(slot.take(whole))
+        return
+    flat = target.view(-1)
+    if flat.dtype == dtype and flat.device.type == "cpu":
+        stored.read(flat)
+        return
+    piece = torch.empty(min(len(flat), _PIECE_BYTES // dtype.itemsize), dtype=dtype)
+    for start in range(0, len(flat), _PIECE_BYTES // dtype.itemsize):
+        part = piece[: len(flat) - start]
+        stored.read(part, start)
+        flat[start : start + len(part)].copy_(part)

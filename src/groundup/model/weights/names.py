@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from groundup.core.errors import ModelError
+from groundup.model.weights.safetensors_read import some_of
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,7 @@ class Table:
     ignored: str = r"$^"
 
 
-def _both(theirs: str, *ours: str, transposed: bool = False) -> tuple[Entry, Entry]:
+def both(theirs: str, *ours: str, transposed: bool = False) -> tuple[Entry, Entry]:
     """Weight and bias of one linear map."""
     return (
         Entry(f"{theirs}.weight", tuple(f"{name}.weight" for name in ours), transposed),
@@ -48,48 +51,86 @@ def _both(theirs: str, *ours: str, transposed: bool = False) -> tuple[Entry, Ent
     )
 
 
-_OURS, _LLAMA, _GPT2 = "layers.#", "model.layers.#", "transformer.h.#"
+_OURS, _LLAMA, _GPT2, _BERT = "layers.#", "model.layers.#", "transformer.h.#", "encoder.layer.#"
 
-LLAMA = Table(
-    (
-        Entry("model.embed_tokens.weight", ("embed.weight",)),
-        *_both(f"{_LLAMA}.self_attn.q_proj", f"{_OURS}.attn.q_proj"),
-        *_both(f"{_LLAMA}.self_attn.k_proj", f"{_OURS}.attn.k_proj"),
-        *_both(f"{_LLAMA}.self_attn.v_proj", f"{_OURS}.attn.v_proj"),
-        *_both(f"{_LLAMA}.self_attn.o_proj", f"{_OURS}.attn.o_proj"),
-        Entry(f"{_LLAMA}.self_attn.q_norm.weight", (f"{_OURS}.attn.q_norm.weight",)),
-        Entry(f"{_LLAMA}.self_attn.k_norm.weight", (f"{_OURS}.attn.k_norm.weight",)),
-        *_both(f"{_LLAMA}.mlp.gate_proj", f"{_OURS}.mlp.gate_proj"),
-        *_both(f"{_LLAMA}.mlp.up_proj", f"{_OURS}.mlp.up_proj"),
-        *_both(f"{_LLAMA}.mlp.down_proj", f"{_OURS}.mlp.down_proj"),
-        Entry(f"{_LLAMA}.input_layernorm.weight", (f"{_OURS}.attn_norm.weight",)),
-        Entry(f"{_LLAMA}.post_attention_layernorm.weight", (f"{_OURS}.mlp_norm.weight",)),
-        Entry("model.norm.weight", ("final_norm.weight",)),
-        Entry("lm_head.weight", ("head.weight",)),
-    ),
-    prefix="model.",
-    ignored=r".*rotary_emb\.inv_freq",
+
+def _llama_like(**norms: str) -> Table:
+    """The names of the decoders that follow Llama; `norms` are those of a layer, ours -> theirs."""
+    linear = {"self_attn": ("q_proj", "k_proj", "v_proj", "o_proj"), "mlp": ("gate_proj", "up_proj", "down_proj")}
+    ours = {"self_attn": "attn", "mlp": "mlp"}
+    return Table(
+        (
+            Entry("model.embed_tokens.weight", ("embed.weight",)),
+            *(
+                entry
+                for part, names in linear.items()
+                for name in names
+                for entry in both(f"{_LLAMA}.{part}.{name}", f"{_OURS}.{ours[part]}.{name}")
+            ),
+            *(Entry(f"{_LLAMA}.self_attn.{x}_norm.weight", (f"{_OURS}.attn.{x}_norm.weight",)) for x in "qk"),
+            *(Entry(f"{_LLAMA}.{theirs}.weight", (f"{_OURS}.{own}.weight",)) for own, theirs in norms.items()),
+            Entry("model.norm.weight", ("final_norm.weight",)),
+            Entry("lm_head.weight", ("head.weight",)),
+        ),
+        prefix="model.",
+        ignored=r".*rotary_emb\.inv_freq",
+    )
+
+
+LLAMA = _llama_like(attn_norm="input_layernorm", mlp_norm="post_attention_layernorm")
+OLMO2 = _llama_like(attn_norm="post_attention_layernorm", mlp_norm="post_feedforward_layernorm")
+GEMMA = _llama_like(
+    attn_norm="input_layernorm",
+    attn_post_norm="post_attention_layernorm",
+    mlp_norm="pre_feedforward_layernorm",
+    mlp_post_norm="post_feedforward_layernorm",
 )
 
 GPT2 = Table(
     (
         Entry("transformer.wte.weight", ("embed.weight",)),
         Entry("transformer.wpe.weight", ("embed_positions.weight",)),
-        *_both(f"{_GPT2}.ln_1", f"{_OURS}.attn_norm"),
-        *_both(f"{_GPT2}.attn.c_attn", *(f"{_OURS}.attn.{x}_proj" for x in "qkv"), transposed=True),
-        *_both(f"{_GPT2}.attn.c_proj", f"{_OURS}.attn.o_proj", transposed=True),
-        *_both(f"{_GPT2}.ln_2", f"{_OURS}.mlp_norm"),
-        *_both(f"{_GPT2}.mlp.c_fc", f"{_OURS}.mlp.up_proj", transposed=True),
-        *_both(f"{_GPT2}.mlp.c_proj", f"{_OURS}.mlp.down_proj", transposed=True),
-        *_both("transformer.ln_f", "final_norm"),
+        *both(f"{_GPT2}.ln_1", f"{_OURS}.attn_norm"),
+        *both(f"{_GPT2}.attn.c_attn", *(f"{_OURS}.attn.{x}_proj" for x in "qkv"), transposed=True),
+        *both(f"{_GPT2}.attn.c_proj", f"{_OURS}.attn.o_proj", transposed=True),
+        *both(f"{_GPT2}.ln_2", f"{_OURS}.mlp_norm"),
+        *both(f"{_GPT2}.mlp.c_fc", f"{_OURS}.mlp.up_proj", transposed=True),
+        *both(f"{_GPT2}.mlp.c_proj", f"{_OURS}.mlp.down_proj", transposed=True),
+        *both("transformer.ln_f", "final_norm"),
         Entry("lm_head.weight", ("head.weight",)),
     ),
     prefix="transformer.",
     ignored=r".*\.attn\.(bias|masked_bias)",
 )
 
+BERT = Table(
+    (
+        Entry("embeddings.word_embeddings.weight", ("embed.weight",)),
+        Entry("embeddings.position_embeddings.weight", ("embed_positions.weight",)),
+        Entry("embeddings.token_type_embeddings.weight", ("embed_types.weight",)),
+        *both("embeddings.LayerNorm", "embed_norm"),
+        *both(f"{_BERT}.attention.self.query", f"{_OURS}.attn.q_proj"),
+        *both(f"{_BERT}.attention.self.key", f"{_OURS}.attn.k_proj"),
+        *both(f"{_BERT}.attention.self.value", f"{_OURS}.attn.v_proj"),
+        *both(f"{_BERT}.attention.output.dense", f"{_OURS}.attn.o_proj"),
+        *both(f"{_BERT}.attention.output.LayerNorm", f"{_OURS}.attn_norm"),
+        *both(f"{_BERT}.intermediate.dense", f"{_OURS}.mlp.up_proj"),
+        *both(f"{_BERT}.output.dense", f"{_OURS}.mlp.down_proj"),
+        *both(f"{_BERT}.output.LayerNorm", f"{_OURS}.mlp_norm"),
+    ),
+    prefix="",
+    # The pooler was trained to tell whether two sentences follow each other; sentence encoders do not use it.
+    ignored=r"(bert\.)?(pooler\..*|embeddings\.position_ids)",
+)
+
 #: model_type -> names; a type that is not here stores our names.
-TABLES: dict[str, Table] = {"llama": LLAMA, "qwen3": LLAMA, "gpt2": GPT2}
+TABLES: dict[str, Table] = {
+    **dict.fromkeys(("llama", "mistral", "qwen2", "qwen3"), LLAMA),
+    **dict.fromkeys(("gemma2", "gemma3_text"), GEMMA),
+    "olmo2": OLMO2,
+    "gpt2": GPT2,
+    "bert": BERT,
+}
 
 
 @dataclass(frozen=True)
@@ -116,16 +157,23 @@ def slots(model_type: str, ours: Iterable[str]) -> dict[str, Slot]:
     """Where each of our tensor names is stored by a model of this type."""
     if model_type not in TABLES:
         return {name: Slot(name, 0, 1, False) for name in ours}
+    return slots_of(TABLES[model_type], ours)
+
+
+def slots_of(table: Table, ours: Iterable[str]) -> dict[str, Slot]:
+    """Where each of our tensor names is stored under a table's names; KeyError with a name that has no place."""
     by_pattern = {
         name: Slot(entry.theirs, part, len(entry.ours), entry.transposed)
-        for entry in TABLES[model_type].entries
+        for entry in table.entries
         for part, name in enumerate(entry.ours)
     }
     found = {}
     for name in ours:
         layer = re.match(r"layers\.(\d+)\.", name)
         number = layer.group(1) if layer else ""
-        slot = by_pattern[re.sub(r"^layers\.\d+\.", "layers.#.", name)]
+        slot = by_pattern.get(re.sub(r"^layers\.\d+\.", "layers.#.", name))
+        if slot is None:
+            raise KeyError(name)
         found[name] = Slot(slot.theirs.replace("#", number), slot.part, slot.parts, slot.transposed)
     return found
 
@@ -141,3 +189,43 @@ def to_stored(model_type: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]
         whole = tensors[0] if len(tensors) == 1 else torch.cat(tensors)
         stored[theirs] = (whole.t() if members[0][0].transposed else whole).contiguous()
     return stored
+
+
+def check_tensors(
+    source: str,
+    described_by: str,
+    found: Mapping[str, tuple[int, ...]],
+    expected: Mapping[str, tuple[int, ...]],
+    *,
+    ignored: str,
+    foreign: Sequence[str] = (),
+) -> None:
+    """Compare the tensors that a file has with those that its description asks for.
+
+    Args:
+        source: the file or folder, for the message.
+        described_by: what says how the model is made (`the config.json`).
+        found: shape of each tensor there is.
+        expected: shape of each tensor there should be.
+        ignored: pattern of tensors that may be there too.
+        foreign: what else does not fit: tensors that hold another kind of number.
+
+    Raises:
+        ModelError: naming what is missing, unexpected and of another shape, all at once.
+    """
+    missing = sorted(set(expected) - set(found))
+    unexpected = sorted(name for name in set(found) - set(expected) if not re.fullmatch(ignored, name))
+    misshapen = [
+        f"{name} has shape {list(found[name])}, {described_by} makes it {list(shape)}"
+        for name, shape in sorted(expected.items())
+        if name in found and found[name] != shape
+    ]
+    problems = (
+        (missing, f"of {len(expected)} tensors are missing"),
+        (unexpected, "are unexpected"),
+        (misshapen, "have another shape"),
+        (foreign, "hold another kind of number"),
+    )
+    told = [f"{len(names)} {what} ({some_of(names)})" for names, what in problems if names]
+    if told:
+        raise ModelError(f"{source} does not fit {described_by.replace('the ', 'its ', 1)}: {' and '.join(told)}")

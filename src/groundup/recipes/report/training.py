@@ -208,7 +208,7 @@ def training_stages(files: RunFiles) -> list[Stage]:
     for index, name in enumerate(order):
         rows = [record for record in records if str(record.get("stage")) == name]
         title = _TRAINING.get(name, label(name))
-        charts = _charts(f"curve{index}", title, rows)
+        charts = charts_of(f"curve{index}", title, rows)
         if charts:
             stages.append(
                 Stage(f"training-{index}", title, _stage_text(rows, files.object("stages.json").get(name)), charts)
@@ -216,7 +216,14 @@ def training_stages(files: RunFiles) -> list[Stage]:
     return stages
 
 
-def _charts(key: str, title: str, rows: list[Record]) -> list[Chart]:
+def charts_of(key: str, title: str, rows: list[Record]) -> list[Chart]:
+    """The curves of one stage: loss, learning rate, gradient norm, speed.
+
+    Args:
+        key: begins the ids of the drawings.
+        title: of the stage.
+        rows: its records in metrics.jsonl.
+    """
     train, watched = _series(rows, "loss"), _validation(rows)
     charts = []
     if train.steps:

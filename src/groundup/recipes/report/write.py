@@ -8,7 +8,7 @@ from importlib.resources import files as resource_files
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined, Template
+from jinja2 import Environment, FunctionLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 from groundup.core.files import write_text
@@ -40,17 +40,23 @@ def write_report(run: Path) -> Path:
 
 def render_report(files: RunFiles) -> str:
     """Return the page of a run as HTML."""
-    return _template().render(page_of(files))
+    return page_template("page.html.j2").render(page_of(files))
 
 
-@lru_cache(maxsize=1)
-def _template() -> Template:
+@lru_cache(maxsize=4)
+def page_template(name: str) -> Template:
+    """A template of this folder; the page's style is its global `css`."""
     folder = resource_files("groundup.recipes.report")
     environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, finalize=_finalize
+        loader=FunctionLoader(lambda file: (folder / file).read_text(encoding="utf-8")),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=_finalize,
     )
     environment.globals["css"] = Markup((folder / "style.css").read_text(encoding="utf-8"))
-    return environment.from_string((folder / "page.html.j2").read_text(encoding="utf-8"))
+    return environment.get_template(name)
 
 
 def _finalize(value: Any) -> Any:

@@ -1,0 +1,84 @@
+"""`groundup.load`: a model from a directory, a GGUF file, a name, a hub id, or the preset of a family."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from groundup.core.execution import torch_dtype
+from groundup.model.config import TransformerConfig
+from groundup.model.directory import LoadedModel, load_model_directory, read_model_config
+from groundup.model.presets import PRESETS, preset
+from groundup.model.sources import locate_model
+from groundup.model.transformer import build
+from groundup.model.weights.gguf_model import load_gguf_weights, read_gguf_config
+from groundup.model.weights.gguf_read import open_gguf
+from groundup.tokenizer.bpe import ByteBPE
+from groundup.tokenizer.gguf_vocabulary import chat_template_from_gguf, tokenizer_from_gguf
+
+
+def load_model(
+    source: Path | str, *, device: str = "cpu", dtype: str = "float32", trust_code: bool = False
+) -> LoadedModel:
+    """Load a model with its tokenizer and chat template.
+
+    Args:
+        source: a model directory or `.gguf` file; the name of a packaged model (`smollm2-135m`) or a hub id that was
+            pulled; or a preset (`qwen3`), which gives an untrained model of that shape and a tokenizer of bytes.
+        device: where the weights go.
+        dtype: `float32`, `bfloat16`, `float16` or `float64`, whatever is stored.
+        trust_code: allow parts of kind `file`, whose Python file in the directory is then run.
+
+    Raises:
+        ModelError: when nothing goes by that name, or something is missing, damaged, unknown, or
+            does not fit, naming the file and the field.
+    """
+    if _is_preset(source):
+        model = build(preset(str(source))).to(dtype=torch_dtype(dtype), device=device).eval()
+        tokenizer = ByteBPE.from_merges([], special_tokens=())
+        return LoadedModel(
+            model=model, tokenizer=tokenizer, chat_template=None, generation={}, lineage={}, folder=Path(source)
+        )
+    path = locate_model(source)
+    if path.is_dir():
+        return load_model_directory(path, device=device, dtype=dtype, trust_code=trust_code)
+    return load_gguf(path, device=device, dtype=dtype)
+
+
+def load_gguf(path: Path, *, device: str = "cpu", dtype: str = "float32") -> LoadedModel:
+    """Load a GGUF file: its blocks become plain numbers of `dtype`.
+
+    Raises:
+        ModelError: when the file is damaged, or the model is not known here.
+        TokenizerError: when its tokenizer is not.
+    """
+    with open_gguf(path) as file:
+        metadata = file.metadata
+        model = load_gguf_weights(file, dtype=dtype)
+        tokenizer = tokenizer_from_gguf(metadata)
+        template = chat_template_from_gguf(metadata)
+    ids: dict[str, Any] = {"eos_token_id": list(model.config.eos_token_ids())} if model.config.eos_token_ids() else {}
+    return LoadedModel(
+        model=model.to(device).eval(),
+        tokenizer=tokenizer,
+        chat_template=template,
+        generation=ids,
+        lineage={"source": path.name, "name": metadata.get("general.name")},
+        folder=path,
+    )
+
+
+def read_config(source: Path | str) -> TransformerConfig:
+    """The composition of what `load_model` would load, without its weights.
+
+    Raises:
+        ModelError: when nothing goes by that name, or it describes no model known here.
+    """
+    if _is_preset(source):
+        return preset(str(source))
+    path = locate_model(source)
+    return read_model_config(path) if path.is_dir() else read_gguf_config(path)
+
+
+def _is_preset(source: Path | str) -> bool:
+    return str(source) in PRESETS and not Path(source).exists()

@@ -1,0 +1,83 @@
+"""Taking a model elsewhere: a GGUF file for llama.cpp, or a directory for transformers."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+from groundup.core import console
+from groundup.core.errors import UsageError
+from groundup.model.counts import count_parameters
+from groundup.model.directory import check_replaceable, save_model_directory
+from groundup.model.load import load_model
+from groundup.model.weights.gguf_mix import mix_named
+from groundup.model.weights.gguf_model import save_gguf
+
+
+def export_gguf(source: str, out: Path | None, *, type: str) -> Path:
+    """Write a model as one GGUF file.
+
+    Args:
+        source: what `load_model` takes.
+        out: the file; by default beside a model directory, named after it and the type.
+        type: a mix, such as Q4_K_M.
+
+    Returns:
+        the path of the file.
+    """
+    mix_named(type)
+    path = out or _default_path(source, type)
+    if path.suffix != ".gguf":
+        raise UsageError(f"--out {path}: a GGUF file ends in .gguf")
+    loaded = load_model(source)
+    template = None if loaded.chat_template is None else loaded.chat_template.source
+    count = sum(parameter.numel() for parameter in loaded.model.parameters())
+    with console.progress("export", len(loaded.model.state_dict()), "tensors") as ticker:
+        done = 0
+
+        def advance(written: int, total: int) -> None:
+            nonlocal done
+            ticker.advance(written - done)
+            done = written
+
+        formats = save_gguf(
+            path, loaded.model, loaded.tokenizer, type=type, chat_template=template, on_progress=advance
+        )
+    size = path.stat().st_size
+    kinds = ", ".join(f"{number} {name}" for name, number in Counter(formats.values()).most_common())
+    console.say(
+        f"{path}: {console.format_bytes(size)}, {8 * size / max(1, count):.2f} bits per weight; tensors: {kinds}"
+    )
+    return path
+
+
+def export_directory(source: str, out: Path | None, *, dtype: str) -> Path:
+    """Write a model as a directory in the Hugging Face layout.
+
+    Args:
+        source: what `load_model` takes.
+        out: the directory; needed.
+        dtype: of the weights.
+    """
+    if out is None:
+        raise UsageError("--out is needed: the directory to write")
+    check_replaceable(out)
+    loaded = load_model(source, dtype=dtype)
+    template = None if loaded.chat_template is None else loaded.chat_template.source
+    lineage = {
+        "stage": "export",
+        "parent": {"folder": str(loaded.folder), "name": loaded.lineage.get("name")},
+        "recipe": f"export --to hf --dtype {dtype}",
+    }
+    save_model_directory(
+        out, loaded.model, loaded.tokenizer, chat_template=template, lineage=lineage, generation=loaded.generation
+    )
+    total = count_parameters(loaded.model.config).total
+    console.say(f"{out}: {console.format_count(total)} parameters in {dtype}")
+    return out
+
+
+def _default_path(source: str, type: str) -> Path:
+    given = Path(source)
+    name = f"{(given.stem if given.suffix == '.gguf' else given.name)}-{type.upper()}.gguf"
+    return given.with_name(name) if given.exists() else Path(name)
