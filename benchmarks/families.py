@@ -176,6 +176,8 @@ CASES: dict[str, dict[str, Any]] = {
         },
     },
     "olmo2": {**_SMALL, "model_type": "olmo2", "rope_theta": 5e5},
+    "smollm3": {**_GROUPED, "model_type": "smollm3", "num_hidden_layers": 5, "rope_theta": 5e5},
+    "smollm3-other-layers": {**_GROUPED, "model_type": "smollm3", "no_rope_layers": [1, 0, 0], "mlp_bias": True},
     "olmo2-grouped": {
         **_GROUPED,
         "model_type": "olmo2",

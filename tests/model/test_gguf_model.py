@@ -45,6 +45,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
             "sliding_window": 8,
         },
     ),
+    "smollm3": ("smollm3", {"num_hidden_layers": 5, "num_key_value_heads": 2}),
     "olmo2": ("olmo2", {"num_key_value_heads": 2}),
     "olmo2-tied": ("olmo2", {"tie_word_embeddings": True}),
 }
@@ -190,6 +191,7 @@ def test_mixes_give_more_bits_where_it_matters() -> None:
         ),
         ("qwen2", {"head_dim": 32}, r"heads of hidden_size / num_attention_heads \(64 / 4\), this model of 32"),
         ("qwen3", {"attention_bias": True}, "qwen3 has no bias of the attention's output"),
+        ("smollm3", {"no_rope_layers": [1, 0, 1, 1, 1]}, "turns all layers but every fourth"),
         ("gemma2", {"query_pre_attn_scalar": 20}, "by the root of 16, this model by that of 20"),
         ("gemma2", {"attn_logit_softcapping": None}, "gemma2 needs attn_logit_softcapping"),
         ("gemma2", {"tie_word_embeddings": False}, "gemma2 has tied embeddings"),

@@ -271,6 +271,7 @@ def test_preset_refuses_what_the_family_does_not_have() -> None:
         ("qwen3", 596_049_920),  # Qwen3 0.6B
         ("gemma2", 2_614_341_888),  # Gemma 2 2B
         ("gemma3", 999_885_952),  # Gemma 3 1B
+        ("smollm3", 3_075_098_624),  # SmolLM3 3B
         ("olmo2", 1_484_916_736),  # OLMo 2 1B
         ("bert", 22_565_376),  # all-MiniLM-L6-v2, whose 22,713,216 count the pooler that its encoder leaves out
     ],

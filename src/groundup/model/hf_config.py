@@ -37,6 +37,7 @@ from groundup.model.presets import (
     preset_fields,
     qwen2,
     qwen3,
+    smollm3,
 )
 
 log = logging.getLogger("groundup.model.hf_config")
@@ -235,6 +236,20 @@ FAMILIES: dict[str, Family] = {
         _DIMENSIONS,
         extra=_NO_DROPOUT,
     ),
+    "smollm3": Family(
+        "SmolLM3ForCausalLM",
+        smollm3,
+        {
+            **_PLAIN,
+            "tie_word_embeddings": True,
+            "num_key_value_heads": 4,
+            "max_position_embeddings": 32768,
+            "rope_theta": 2e6,
+        },
+        _DIMENSIONS,
+        extra=_NO_DROPOUT,
+        fixed={"use_sliding_window": False},
+    ),
     "bert": Family(
         "BertModel",
         bert,
@@ -425,6 +440,7 @@ def _read_off(config: TransformerConfig) -> dict[str, Any] | None:
     fields |= {"attention_bias": first.qkv_bias, "mlp_bias": layer.mlp.bias}
     fields |= {"intermediate_size": layer.mlp.intermediate_size, "hidden_act": layer.mlp.activation}
     fields["sliding_window"] = next(iter(windows), None)
+    fields["no_rope_layers"] = tuple(int(mixer.rotary is not None) for mixer in mixers)
     fields["layer_types"] = tuple(FULL if mixer.sliding_window is None else SLIDING for mixer in mixers)
     return fields | _norm_fields(layer) | _rotary_fields(mixers)
 
@@ -437,8 +453,9 @@ def _norm_fields(layer: LayerConfig) -> dict[str, Any]:
 
 
 def _rotary_fields(mixers: list[AttentionConfig]) -> dict[str, Any]:
-    full = next((mixer.rotary for mixer in mixers if mixer.sliding_window is None), mixers[0].rotary)
-    local = next((mixer.rotary for mixer in mixers if mixer.sliding_window is not None), None)
+    turned = [mixer for mixer in mixers if mixer.rotary is not None]
+    full = next((mixer.rotary for mixer in turned if mixer.sliding_window is None), mixers[0].rotary)
+    local = next((mixer.rotary for mixer in turned if mixer.sliding_window is not None), None)
     if full is None:
         return {}
     fields = {"rope_theta": full.rope_theta, "rope_scaling": full.scaling}

@@ -144,7 +144,8 @@ def write_rope(config: TransformerConfig, *, by_kind: bool) -> dict[str, Any]:
 
 
 def _first(mixers: list[AttentionConfig], slides: bool) -> RotaryConfig | None:
-    return next((mixer.rotary for mixer in mixers if (mixer.sliding_window is not None) == slides), None)
+    turned = (mixer for mixer in mixers if mixer.rotary is not None)
+    return next((mixer.rotary for mixer in turned if (mixer.sliding_window is not None) == slides), None)
 
 
 def _parameters(rotary: RotaryConfig) -> dict[str, Any]:

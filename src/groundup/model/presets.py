@@ -336,6 +336,35 @@ def olmo2(*, attention_bias: bool = False, **fields: Unpack[Decoder]) -> Transfo
     return _decoder(fields, defaults, change)
 
 
+def smollm3(
+    *,
+    attention_bias: bool = False,
+    mlp_bias: bool = False,
+    no_rope_layers: Sequence[int] | None = None,
+    no_rope_layer_interval: int = 4,
+    **fields: Unpack[Decoder],
+) -> TransformerConfig:
+    """SmolLM3 3B (Bakouch et al. 2025): Llama's layer, in every fourth without rotary positions (NoPE)."""
+    defaults = Decoder(
+        vocab_size=128256,
+        hidden_size=2048,
+        num_hidden_layers=36,
+        num_attention_heads=16,
+        num_key_value_heads=4,
+        intermediate_size=11008,
+        max_position_embeddings=65536,
+        rope_theta=5_000_000.0,
+        tie_word_embeddings=True,
+    )
+
+    def change(index: int, layer: LayerConfig) -> LayerConfig:
+        layer = _changed(layer.replace(mlp={"bias": mlp_bias}), qkv_bias=attention_bias, output_bias=attention_bias)
+        turns = (index + 1) % no_rope_layer_interval if no_rope_layers is None else no_rope_layers[index]
+        return layer if turns else _changed(layer, rotary=None)
+
+    return _decoder(fields, defaults, change)
+
+
 def bert(
     *,
     num_hidden_layers: int = 6,
@@ -384,6 +413,7 @@ PRESETS: dict[str, Callable[..., TransformerConfig]] = {
     "gemma2": gemma2,
     "gemma3": gemma3,
     "olmo2": olmo2,
+    "smollm3": smollm3,
     "bert": bert,
 }
 

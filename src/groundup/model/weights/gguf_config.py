@@ -33,6 +33,7 @@ ARCHITECTURES = {
     "gemma2": "gemma2",
     "gemma3": "gemma3",
     "olmo2": "olmo2",
+    "smollm3": "smollm3",
     "gpt2": "gpt2",
     "bert": "bert",
 }
@@ -341,6 +342,8 @@ def _check_llama_cpp(name: str, config: TransformerConfig, fields: Mapping[str, 
         )
     if name not in ("llama", "qwen2", "gpt2", "bert") and fields.get("attention_bias"):
         raise ModelError(f"llama.cpp's {name} has no bias of the attention's output (attention_bias)")
+    if name == "smollm3" and any(turns == (index % 4 == 3) for index, turns in enumerate(fields["no_rope_layers"])):
+        raise ModelError("llama.cpp's smollm3 turns all layers but every fourth, this model others (no_rope_layers)")
     if name in _PERIOD:
         scalar, dim = fields["query_pre_attn_scalar"], fields["head_dim"]
         computed = width // heads if config.num_hidden_layers == _LAYERS_27B[name] else dim

@@ -51,7 +51,7 @@ _SANDWICH = {**_PRE, "attn_post_norm": "post_attention_norm", "mlp_post_norm": "
 
 #: general.architecture -> names.
 GGUF_TABLES: dict[str, Table] = {
-    **{name: _table(_PRE) for name in ("llama", "qwen2", "qwen3")},
+    **{name: _table(_PRE) for name in ("llama", "qwen2", "qwen3", "smollm3")},
     **{name: _table(_SANDWICH) for name in ("gemma2", "gemma3")},
     "olmo2": _table(_POST),
     "gpt2": _table(_PRE, fused=True),
@@ -91,7 +91,7 @@ def to_gguf(architecture: str, name: str, tensor: Tensor, config: TransformerCon
 def _turned_heads(architecture: str, name: str, config: TransformerConfig) -> int:
     """Heads of a query or key projection whose rows llama.cpp reorders; 0 for every other tensor."""
     match = re.fullmatch(r"layers\.(\d+)\.attn\.([qk])_proj\.(weight|bias)", name)
-    if architecture != "llama" or match is None:
+    if architecture not in ("llama", "smollm3") or match is None:
         return 0
     mixer = config.layers()[int(match.group(1))].mixer
     assert isinstance(mixer, AttentionConfig)

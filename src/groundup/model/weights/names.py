@@ -125,7 +125,7 @@ BERT = Table(
 
 #: model_type -> names; a type that is not here stores our names.
 TABLES: dict[str, Table] = {
-    **dict.fromkeys(("llama", "mistral", "qwen2", "qwen3"), LLAMA),
+    **dict.fromkeys(("llama", "mistral", "qwen2", "qwen3", "smollm3"), LLAMA),
     **dict.fromkeys(("gemma2", "gemma3_text"), GEMMA),
     "olmo2": OLMO2,
     "gpt2": GPT2,
