@@ -163,6 +163,8 @@ def compositions(draw: st.DrawFn) -> tuple[str, dict[str, Any], list[tuple[str, 
     fields = draw(st.fixed_dictionaries({}, optional=options))
     if "layer_types" in known and "sliding_window" in fields:
         fields["layer_types"] = draw(st.lists(one_of([FULL, SLIDING]), min_size=layers, max_size=layers))
+    if "no_rope_layers" in known:
+        fields["no_rope_layers"] = draw(st.lists(one_of([0, 1]), min_size=layers, max_size=layers))
     scaling = fields.get("rope_scaling") or {}
     is_dynamic = scaling.get("kind") == "dynamic" and draw(st.booleans())
     stretched = int(scaling.get("factor", 1) * scaling.get("original_max_position_embeddings", 0))
@@ -289,6 +291,8 @@ def test_what_transformers_would_compute_otherwise_is_written_as_our_own(trap: s
     ("name", "fields", "kind"),
     [
         ("llama3", {"qk_norm": True}, "qwen3"),
+        ("smollm3", {"no_rope_layers": (1, 1)}, "llama"),
+        ("smollm3", {"no_rope_layers": (0, 0)}, "smollm3"),
         ("llama3", {"hidden_size": 18, "head_dim": 8}, "mistral"),
         ("mistral", {"sliding_window": None}, "llama"),
         ("qwen2", {"sliding_window": 3, "layer_types": (FULL, FULL)}, "qwen2"),
@@ -369,6 +373,7 @@ FILE_OPTIONS: dict[str, st.SearchStrategy[Any]] = {
     "final_logit_softcapping": one_of([None, 2.0]),
     "original_max_position_embeddings": one_of([8, 16]),
     "type_vocab_size": one_of([1, 2]),
+    "no_rope_layer_interval": one_of([1, 2, 4]),
 }
 
 
@@ -394,6 +399,8 @@ def files(draw: st.DrawFn) -> dict[str, Any]:
         options["rope_parameters"] = {FULL: options["rope_parameters"], SLIDING: draw(rope_settings)}
     if "layer_types" in FILE_KNOWN[kind] and draw(st.booleans()):
         options["layer_types"] = draw(st.lists(one_of([FULL, SLIDING]), min_size=layers, max_size=layers))
+    if "no_rope_layers" in FILE_KNOWN[kind] and draw(st.booleans()):
+        options["no_rope_layers"] = draw(st.lists(one_of([0, 1]), min_size=layers, max_size=layers))
     return values | options
 
 

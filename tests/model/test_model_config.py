@@ -249,6 +249,8 @@ def test_a_whole_model_refuses_what_contradicts() -> None:
         preset("qwen3", num_hidden_layers=1, layer_types=(SLIDING,))
     with pytest.raises(ConfigError, match=r"layer_types names 1 layers, layer 1 is not among them"):
         preset("gemma3", num_hidden_layers=2, layer_types=(FULL,))
+    with pytest.raises(ConfigError, match=r"no_rope_layers names 2 layers, layer 2 is not among them"):
+        preset("smollm3", num_hidden_layers=3, no_rope_layers=(1, 0))
 
 
 def test_preset_refuses_what_the_family_does_not_have() -> None:

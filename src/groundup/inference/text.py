@@ -39,7 +39,7 @@ class TextAssembler:
     """
 
     def __init__(self, tokenizer: Tokenizer, stops: Sequence[str], stop_ids: Collection[int]) -> None:
-        self.decoder = StreamDecoder(tokenizer, skip_special=True)
+        self.decoder = StreamDecoder(tokenizer, skip_special=True, continues=True)
         self.scanner = StopScanner(stops)
         self.hidden_ids = frozenset(stop_ids)
 

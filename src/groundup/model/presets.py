@@ -359,6 +359,8 @@ def smollm3(
 
     def change(index: int, layer: LayerConfig) -> LayerConfig:
         layer = _changed(layer.replace(mlp={"bias": mlp_bias}), qkv_bias=attention_bias, output_bias=attention_bias)
+        if no_rope_layers is not None and index >= len(no_rope_layers):
+            raise ConfigError(f"no_rope_layers names {len(no_rope_layers)} layers, layer {index} is not among them")
         turns = (index + 1) % no_rope_layer_interval if no_rope_layers is None else no_rope_layers[index]
         return layer if turns else _changed(layer, rotary=None)
 

@@ -28,9 +28,7 @@ def complete(source: str | Path, prompt: str, sampling: Sampling, *, device: str
     loaded = load_model(source, device=resolve_device(device))
     tokenizer = loaded.tokenizer
     stops = {tokenizer.eos_id} if tokenizer.eos_id is not None else set[int]()
-    ids = tokenizer.encode(prompt)
-    if tokenizer.adds_bos and tokenizer.bos_id is not None:
-        ids = [tokenizer.bos_id, *ids]
+    ids = [*tokenizer.prefix_ids, *tokenizer.encode(prompt)]
     # A document begins after a separator; so does a prompt without text.
     ids = ids or ([tokenizer.eos_id] if tokenizer.eos_id is not None else [])
     yield prompt
