@@ -30,6 +30,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "gemma2": {**_GEMMA, "attn_logit_softcapping": 2.0, "final_logit_softcapping": 5.0},
     "gemma3": {**_GEMMA, "layer_types": (SLIDING, FULL, SLIDING)},
     "olmo2": _GROUPED,
+    "smollm3": {**_GROUPED, "no_rope_layers": (1, 0, 1)},
     "bert": {key: value for key, value in _GROUPED.items() if key != "num_key_value_heads"},
     "qwen3": {
         "hidden_size": 40,

@@ -28,6 +28,7 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("gemma2", {"tie_word_embeddings": False, "attention_bias": True}),
     ("gemma3", {}),
     ("olmo2", {}),
+    ("smollm3", {"attention_bias": True, "mlp_bias": True}),
     ("sinks", {}),
     ("bert", {}),
 ]

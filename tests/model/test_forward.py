@@ -18,7 +18,7 @@ from groundup.model.transformer import Transformer, build
 
 Make = Callable[..., Transformer]
 Ids = Callable[..., Tensor]
-FAMILIES = ["gpt2", "llama3", "mistral", "qwen2", "qwen3", "gemma2", "gemma3", "olmo2", "sinks"]
+FAMILIES = ["gpt2", "llama3", "mistral", "qwen3", "gemma2", "gemma3", "olmo2", "smollm3", "sinks"]
 # Attention that the fused kernel takes whole: no window, no cap, no learned sink.
 FUSED = ["gpt2", "llama3", "qwen3", "olmo2"]
 fixture_ok = settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

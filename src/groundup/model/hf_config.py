@@ -388,7 +388,9 @@ def _unknown_type(name: Any, values: dict[str, Any]) -> str:
     if isinstance(values.get("text_config"), dict):
         parts.append(f"its text part alone can be: model_type {values['text_config'].get('model_type')!r}")
     why = f"; what it needs and is missing here: {', '.join(parts)}" if parts else ""
-    add = "" if parts else "; if its parts are known here, a preset and a name table add it (docs/how-to/add-a-family.md)"
+    add = (
+        "" if parts else "; if its parts are known here, a preset and a name table add it (docs/how-to/add-a-family.md)"
+    )
     return f"model_type {name!r} is not known here (known: {known}){why}{add}"
 
 
