@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from benchmarks import families
@@ -19,7 +21,8 @@ from groundup.inference.sampling import Sampling
 from groundup.model.config import PoolingConfig, TransformerConfig
 from groundup.model.hf_config import from_hf, to_hf
 from groundup.model.presets import preset
-from groundup.model.transformer import Transformer, build
+from groundup.model.transformer import Transformer, assemble, build
+from groundup.model.weights.files import load_weights, save_weights
 
 Make = Callable[..., Transformer]
 Ids = Callable[..., Tensor]
@@ -124,3 +127,22 @@ def test_pooling_is_no_part_of_the_config_file(small_config: Callable[..., Trans
     assert values["model_type"] == "bert" and "pooling" not in values
     assert from_hf(values, pooling=pooling) == config
     assert from_hf(values).pooling is None
+
+
+def test_a_file_of_the_published_berts_is_read(tmp_path: Path, small_model: Make, ids: Ids) -> None:
+    """bert-base-uncased: every name under `bert.`, norms with gamma and beta, and the heads of its pretraining."""
+    ours = small_model("bert")
+    save_weights(tmp_path / "model.safetensors", ours)
+    stored = load_file(tmp_path / "model.safetensors")
+    old = {"LayerNorm.weight": "LayerNorm.gamma", "LayerNorm.bias": "LayerNorm.beta"}
+    renamed = {}
+    for name, tensor in stored.items():
+        for now, then in old.items():
+            name = name.replace(now, then)
+        renamed[f"bert.{name}"] = tensor
+    heads = {"cls.seq_relationship.weight": torch.ones(2, 4), "bert.pooler.dense.weight": torch.ones(4, 4)}
+    save_file({**renamed, **heads}, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    again = assemble(ours.config).eval()
+    load_weights(tmp_path, again)
+    text = ids(2, 9)
+    assert torch.equal(again(text), ours(text))

@@ -8,6 +8,7 @@ those of the same matrix where torch puts it; a mapped file could also not be re
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import reduce
@@ -199,11 +200,13 @@ def load_weights(folder: Path, model: Transformer, *, device: str = "cpu") -> No
 
 
 def _match_prefix(kind: str, stored: StoredTensors) -> dict[str, str]:
-    """Full name -> name in the file, for files that leave out the prefix (as the published GPT-2 does)."""
-    prefix = TABLES[kind].prefix if kind in TABLES else ""
+    """Name in our table -> name in the file, which may leave out the prefix (the published GPT-2) or be an old one."""
+    prefix, older = (TABLES[kind].prefix, TABLES[kind].older) if kind in TABLES else ("", ())
     found: dict[str, str] = {}
     for name in stored.tensors:
         full = name if name.startswith((prefix, "lm_head.")) else prefix + name
+        for pattern, now in older:
+            full = re.sub(pattern, now, full)
         if full in found:
             raise ModelError(
                 f"{stored.source} has both {printable(found[full])} and {printable(name)}: which of them counts is not clear"

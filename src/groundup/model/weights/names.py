@@ -35,12 +35,14 @@ class Table:
     Attributes:
         entries: all tensors, those of a layer once.
         prefix: what published files sometimes leave out of the names.
-        ignored: pattern of tensors that hold nothing learned (masks, tables of wavelengths).
+        ignored: pattern of tensors that are not needed (masks, tables of wavelengths, other heads).
+        older: patterns in the names of old files, and what stands there now.
     """
 
     entries: tuple[Entry, ...]
     prefix: str
     ignored: str = r"$^"
+    older: tuple[tuple[str, str], ...] = ()
 
 
 def both(theirs: str, *ours: str, transposed: bool = False) -> tuple[Entry, Entry]:
@@ -120,7 +122,9 @@ BERT = Table(
     ),
     prefix="",
     # The pooler was trained to tell whether two sentences follow each other; sentence encoders do not use it.
-    ignored=r"(bert\.)?(pooler\..*|embeddings\.position_ids)",
+    # The other heads are those of the pretraining.
+    ignored=r"pooler\..*|embeddings\.position_ids|cls\..*",
+    older=((r"^bert\.", ""), (r"LayerNorm\.gamma$", "LayerNorm.weight"), (r"LayerNorm\.beta$", "LayerNorm.bias")),
 )
 
 #: model_type -> names; a type that is not here stores our names.
