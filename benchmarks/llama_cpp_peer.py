@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 from collections.abc import Sequence
 from pathlib import Path
@@ -134,3 +135,6 @@ def _silent(level: int, text: bytes, data: Any) -> None:
 
 
 llama_cpp.llama_log_set(_silent, ctypes.c_void_p(0))
+# It opens these at import and leaves closing them to the interpreter, which then warns.
+atexit.register(llama_cpp._utils.outnull_file.close)
+atexit.register(llama_cpp._utils.errnull_file.close)
