@@ -57,6 +57,8 @@ TUNING_TOKENS = 5_120
 # Fewer tokens than this are one pass: the order of sums then does not hang on a measurement, so that the same command
 # gives the same weights again.
 ONE_PASS_TOKENS = 4_096
+# Below this many parameters freed memory is kept: 135 M took 11.6 GB with it and 5.2 GB without, and 15 % less time.
+SMALL_MODEL_PARAMETERS = 50_000_000
 # Tokens of a conversation that are trained on where the user did not say: memory grows with them.
 LONGEST_CONVERSATION = 1_024
 # What a validation pass may cost: more tokens make the curve no smoother to the eye.
@@ -192,7 +194,6 @@ def pretrain(
         init_from: a model directory to go on from instead of random weights.
     """
     check_replaceable(out)
-    keep_freed_memory()
     train, validation = TokenShards(shards / "train"), TokenShards(shards / "validation")
     for part in (train, validation):
         part.check_tokenizer(tokenizer)
@@ -209,6 +210,7 @@ def pretrain(
                 f"Use the model's own, --tokenizer {init_from}"
             )
         model = parent.model
+    _settle_memory(model)
     plan = settled_plan(
         run,
         lambda: choose_plan(build(model.config), execution, rows=settings.batch_size, context=settings.context),
@@ -240,6 +242,12 @@ def pretrain(
     template = ChatTemplate(DEFAULT_CHAT_TEMPLATE)
     _save(out, model, tokenizer, plan, settings, result, facts, parent=init_from, template=template)
     return result
+
+
+def _settle_memory(model: Transformer) -> None:
+    """Keep freed memory where that pays: with large models the blocks of many shapes would double the peak."""
+    if sum(parameter.numel() for parameter in model.parameters()) < SMALL_MODEL_PARAMETERS:
+        keep_freed_memory()
 
 
 def pretraining_source(
@@ -339,7 +347,6 @@ def sft(
         DataError: when the rendering of a conversation trains nothing or everything, or none fits.
     """
     check_replaceable(out)
-    keep_freed_memory()
     loaded = load_model(parent)
     model, tokenizer = loaded.model, loaded.tokenizer
     template = loaded.chat_template or ChatTemplate(DEFAULT_CHAT_TEMPLATE)
@@ -348,6 +355,7 @@ def sft(
         raise DataError(f"{parent} has a tokenizer without a padding token: add one to its tokenizer_config.json")
     chats = encoded_with_progress(tokenizer, template, train)
     longest = _longest(settings, chats, model.config.max_position_embeddings)
+    _settle_memory(model)
     measured: list[ProbeResult] = []
 
     def probed_plan() -> ExecutionPlan:
