@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
@@ -18,6 +18,10 @@ def run(
     system: Annotated[str | None, Parameter(help="system prompt", show_default=False)] = None,
     load: Annotated[Path | None, Parameter(help="go on with a saved conversation", show_default=False)] = None,
     device: Annotated[str, Parameter(help="auto, cpu, cuda, cuda:N or mps")] = "cpu",
+    dtype: Annotated[
+        Literal["float32", "bfloat16", "float16"],
+        Parameter(help="type of the weights; bfloat16 halves the memory and rounds"),
+    ] = "float32",
     overrides: dict[str, Any],
 ) -> None:
     """Talk to a model. /help lists the commands; Ctrl-C stops an answer, Ctrl-D or /quit ends.
@@ -26,4 +30,6 @@ def run(
     """
     from groundup.recipes.talk import chat_loop
 
-    chat_loop(model, Sampling(**{"temperature": 0.0, **overrides}), system=system, load=load, device=device)
+    chat_loop(
+        model, Sampling(**{"temperature": 0.0, **overrides}), system=system, load=load, device=device, dtype=dtype
+    )

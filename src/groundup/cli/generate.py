@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
@@ -16,12 +16,16 @@ def run(
     prompt: Annotated[str, Parameter(help="the text to go on from")],
     *,
     device: Annotated[str, Parameter(help="auto, cpu, cuda, cuda:N or mps")] = "cpu",
+    dtype: Annotated[
+        Literal["float32", "bfloat16", "float16"],
+        Parameter(help="type of the weights; bfloat16 halves the memory and rounds"),
+    ] = "float32",
     overrides: dict[str, Any],
 ) -> None:
     """Complete a text, streamed to the standard output."""
     from groundup.core import console
     from groundup.recipes.talk import complete
 
-    for piece in complete(model, prompt, Sampling(**overrides), device=device):
+    for piece in complete(model, prompt, Sampling(**overrides), device=device, dtype=dtype):
         console.stream(piece)
     console.say()

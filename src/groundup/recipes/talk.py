@@ -23,9 +23,11 @@ HELP = """/help            this list
 /quit            end (also Ctrl-D)"""
 
 
-def complete(source: str | Path, prompt: str, sampling: Sampling, *, device: str = "cpu") -> Iterator[str]:
+def complete(
+    source: str | Path, prompt: str, sampling: Sampling, *, device: str = "cpu", dtype: str = "float32"
+) -> Iterator[str]:
     """Yield the prompt and then its continuation, piece by piece."""
-    loaded = load_model(source, device=resolve_device(device))
+    loaded = load_model(source, device=resolve_device(device), dtype=dtype)
     tokenizer = loaded.tokenizer
     stops = {tokenizer.eos_id} if tokenizer.eos_id is not None else set[int]()
     ids = [*tokenizer.prefix_ids, *tokenizer.encode(prompt)]
@@ -37,10 +39,16 @@ def complete(source: str | Path, prompt: str, sampling: Sampling, *, device: str
 
 
 def chat_loop(
-    source: str | Path, sampling: Sampling, *, system: str | None = None, load: Path | None = None, device: str = "cpu"
+    source: str | Path,
+    sampling: Sampling,
+    *,
+    system: str | None = None,
+    load: Path | None = None,
+    device: str = "cpu",
+    dtype: str = "float32",
 ) -> None:
     """Read messages from the standard input and stream the answers, until its end or /quit."""
-    loaded = load_model(source, device=resolve_device(device))
+    loaded = load_model(source, device=resolve_device(device), dtype=dtype)
     session = open_session(loaded, system=system, sampling=sampling, on_notice=console.warn)
     if load is not None:
         session.load(load)
