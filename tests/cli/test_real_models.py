@@ -57,6 +57,15 @@ def test_chat_gives_a_sensible_answer(smollm2: Path) -> None:
     assert "Paris" in done.stdout
 
 
+def test_weights_in_bfloat16_answer_too(smollm2: Path) -> None:
+    done = run("generate", "smollm2-135m", "The capital of France is", "--dtype", "bfloat16", "--max-new-tokens", "3",
+               "--temperature", "0")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "Paris" in done.stdout
+    wrong = run("generate", "smollm2-135m", "Hi", "--dtype", "int4")
+    assert wrong.returncode == 2 and "int4" in wrong.stderr
+
+
 def test_sft_preview_marks_the_answer_by_a_template_without_marks(smollm2: Path, tmp_path: Path) -> None:
     record = {"instruction": "Say hello.", "input": "", "output": "Hello, you."}
     (tmp_path / "data.json").write_text(json.dumps([record, record]))
