@@ -16,7 +16,8 @@ from benchmarks.families import CASES
 from groundup.core.errors import ModelError
 from groundup.model.config import AttentionConfig, LayerConfig, Llama3Scaling, RMSNormConfig, TransformerConfig
 from groundup.model.counts import count_parameters
-from groundup.model.hf_config import FAMILIES, from_hf, model_type, to_hf
+from groundup.model.hf_config import from_hf, model_type, to_hf
+from groundup.model.hf_families import FAMILIES
 from groundup.model.ops.rotary import scaled_frequencies
 
 _LLAMA = {"architectures": ["LlamaForCausalLM"], "hidden_act": "silu", "model_type": "llama", "use_cache": True}

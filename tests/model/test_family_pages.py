@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import families
-from groundup.model.hf_config import FAMILIES
+from groundup.model.hf_families import FAMILIES
 from groundup.model.presets import PRESETS
 
 ROOT = Path(__file__).resolve().parents[2]

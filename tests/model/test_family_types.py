@@ -23,7 +23,8 @@ from benchmarks import families
 from benchmarks.harness import relative_difference
 from groundup.core.errors import ConfigError, ModelError
 from groundup.model.config import TransformerConfig, stack_of
-from groundup.model.hf_config import FAMILIES, OWN_TYPE, from_hf, model_type, to_hf
+from groundup.model.hf_config import OWN_TYPE, from_hf, model_type, to_hf
+from groundup.model.hf_families import FAMILIES
 from groundup.model.presets import FULL, PRESETS, SLIDING, preset, preset_fields
 from groundup.model.transformer import assemble, build
 from groundup.model.weights.files import load_weights
