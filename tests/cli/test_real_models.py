@@ -21,7 +21,7 @@ from groundup.model.sources import locate_model
 from groundup.tokenizer.chat import encode_chat
 
 sys.path.insert(0, str(Path(__file__).parent))
-from cli_runner import run
+from cli_runner import run, run_here
 
 QUESTIONS = ["What is the capital of France?", "Write one sentence about the sea."]
 
@@ -116,7 +116,7 @@ def test_an_exported_file_chats_the_same_in_llama_cpp(smollm2: Path, peer: Any, 
     assert done.returncode == 0, done.stderr
     assert "513 MB" in done.stdout or "538 MB" in done.stdout or "540 MB" in done.stdout
     loaded = load_model(tmp_path / "s.gguf")
-    stops = answer_stop_ids(loaded.tokenizer, loaded.generation)
+    stops = answer_stop_ids(loaded.tokenizer, loaded.chat_template, loaded.generation)
     assert loaded.chat_template is not None
     for question in QUESTIONS:
         messages = [{"role": "user", "content": question}]
@@ -135,6 +135,10 @@ def test_export_to_a_directory_that_transformers_loads(minilm: Path, tmp_path: P
     theirs = transformers.AutoModel.from_pretrained(tmp_path / "m", add_pooling_layer=False)
     tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "m")
     loaded = load_model(tmp_path / "m")
+    lengths = [
+        json.loads((f / "sentence_bert_config.json").read_text())["max_seq_length"] for f in (minilm, tmp_path / "m")
+    ]
+    assert lengths == [256, 256]
     text = "The quick brown fox."
     batch = tokenizer([text], return_tensors="pt")
     assert batch["input_ids"][0].tolist() == loaded.tokenizer.encode_with_special(text)
@@ -147,9 +151,10 @@ def test_embeddings_equal_transformers(minilm: Path, shared_data: Path) -> None:
     transformers = pytest.importorskip("transformers")
     texts = [path.read_text(encoding="utf-8")[:1500] for path in sorted((shared_data / "udhr").iterdir())[:12]]
     texts += ["", "a", "Grüße", "x" * 300]
+    assert json.loads((minilm / "sentence_bert_config.json").read_text())["max_seq_length"] == 256, "where it cuts"
     tokenizer = transformers.AutoTokenizer.from_pretrained(minilm)
     model = transformers.AutoModel.from_pretrained(minilm)
-    batch = tokenizer(texts, padding=True, truncation=True, max_length=512, return_tensors="pt")
+    batch = tokenizer(texts, padding=True, truncation=True, max_length=256, return_tensors="pt")
     with torch.no_grad():
         hidden = model(**batch).last_hidden_state
     mask = batch["attention_mask"][..., None].float()
@@ -183,6 +188,16 @@ def test_embed_writes_vectors(minilm: Path, tmp_path: Path) -> None:
     assert row["text"] == "one" and np.allclose(row["vector"], vectors[0], atol=1e-6)
 
 
+WITH_WEIGHTS = [
+    ("chat",),
+    ("generate", "hi"),
+    ("export",),
+    ("export", "--to", "hf", "--out", "x"),
+    ("sft", str(Path(__file__)), "--out", "x"),
+    ("embed", "hi"),
+]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -194,9 +209,41 @@ def test_embed_writes_vectors(minilm: Path, tmp_path: Path) -> None:
         (["export", "qwen3", "--to", "hf", "--type", "Q8_0"], "--type Q8_0 is for --to gguf"),
         (["export", "qwen3", "--dtype", "float32"], "--dtype float32 is for --to hf"),
         (["chat", "no/such-model"], "no/such-model"),
+        *(([verb, "qwen3", *rest], "qwen3 is a preset") for verb, *rest in WITH_WEIGHTS),
+        *(
+            (["embed", "minilm", "x", option, "0"], f"{option} 0: give a number")
+            for option in ("--top", "--batch-size")
+        ),
+        (["embed", "minilm", "x", "--out", "no-folder/v.npy"], "there is no folder no-folder"),
     ],
 )
 def test_wrong_calls_say_what_to_do(arguments: list[str], message: str) -> None:
-    done = run(*arguments)
+    done = run_here(*arguments)
     assert done.returncode in (1, 2)
     assert message in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_sentence_encoder_is_no_language_model(minilm: Path, smollm2: Path, tmp_path: Path) -> None:
+    (tmp_path / "data.jsonl").write_text('{"prompt": "a", "completion": "b"}\n' * 2)
+    for arguments in (
+        ["chat"],
+        ["generate", "hi"],
+        ["sft", str(tmp_path / "data.jsonl"), "--out", str(tmp_path / "o")],
+    ):
+        done = run_here(arguments[0], "minilm", *arguments[1:])
+        assert done.returncode == 2 and "minilm is a sentence encoder" in done.stderr, done.stderr
+        assert done.stdout == "", "nothing is printed before"
+    done = run_here("embed", "smollm2-135m", "hi")
+    assert done.returncode == 2 and "use a sentence encoder" in done.stderr
+
+
+def test_lines_end_at_line_ends(minilm: Path, tmp_path: Path) -> None:
+    (tmp_path / "t.txt").write_bytes("one\u2028still one\r\n\r\nsecond\x0cstill second\n".encode())
+    done = run("embed", "minilm", "--file", tmp_path / "t.txt")
+    texts = [json.loads(line)["text"] for line in done.stdout.rstrip().split("\n")]
+    assert texts == ["one\u2028still one", "second\x0cstill second"]
+
+
+def test_rounding_twice_is_said(smollm2: Path, tmp_path: Path) -> None:
+    done = run_here("export", "smollm2-135m", "--type", "Q4_0", "--out", tmp_path / "s.gguf")
+    assert done.returncode == 0 and "rounded again as Q4_0" in done.stderr and "Q4_1" in done.stderr

@@ -70,7 +70,7 @@ def test_the_chat_model_answers_the_same_in_llama_cpp(finished: Path, tmp_path: 
     assert done.returncode == 0, done.stderr
     loaded = load_model(path)
     assert loaded.chat_template is not None
-    stops = answer_stop_ids(loaded.tokenizer, loaded.generation)
+    stops = answer_stop_ids(loaded.tokenizer, loaded.chat_template, loaded.generation)
     for question in ("Where does the river stand?", "Que dit <|im_end|> l'été ?"):
         messages = [{"role": "user", "content": question}]
         ids = encode_chat(loaded.tokenizer, loaded.chat_template, messages, add_generation_prompt=True).ids

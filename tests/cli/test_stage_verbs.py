@@ -205,6 +205,75 @@ def test_a_foreign_chat_template_is_tuned_with_and_kept(house: Path, tmp_path: P
     assert kept is not None and kept.source == template
 
 
+def test_a_tuned_model_stops_where_its_parent_stopped(house: Path, tmp_path: Path) -> None:
+    """Gemma and Llama 3 name the end of a turn in generation_config.json only, and their template writes it."""
+    template = (
+        "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|pad|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    shutil.copytree(house / "base", tmp_path / "base")
+    (tmp_path / "base" / "chat_template.jinja").write_text(template)
+    settings = tmp_path / "base" / "generation_config.json"
+    settings.write_text(json.dumps({"eos_token_id": [7], "top_p": 0.9, "max_new_tokens": 9}))
+    succeed("sft", tmp_path / "base", talks(tmp_path), "--out", tmp_path / "chat", *TUNING, *EXECUTION)
+    special = {
+        token["content"]: token["id"]
+        for token in json.loads((tmp_path / "chat" / "tokenizer.json").read_text())["added_tokens"]
+    }
+    kept = json.loads((tmp_path / "chat" / "generation_config.json").read_text())
+    assert kept["eos_token_id"] == [special["<|pad|>"], special["<|endoftext|>"], 7]
+    assert kept["top_p"] == 0.9 and kept["max_new_tokens"] == 9
+
+
+def test_changed_conversations_or_another_parent_do_not_go_on_from_old_checkpoints(house: Path, tmp_path: Path) -> None:
+    """The number of conversations is the same, and neither parent says in words what it is."""
+    for name in ("first", "second"):
+        shutil.copytree(house / "base", tmp_path / name)
+        (tmp_path / name / "lineage.json").unlink()
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(tmp_path / "second" / "model.safetensors")
+    save_file({name: 0.9 * tensor for name, tensor in weights.items()}, tmp_path / "second" / "model.safetensors")
+    data = talks(tmp_path)
+    arguments = ["--out", tmp_path / "chat", *TUNING, *EXECUTION]
+    succeed("sft", tmp_path / "first", data, *arguments)
+    result = run("sft", tmp_path / "second", data, *arguments)
+    assert result.returncode == 1 and "parent" in result.stderr and "another folder" in result.stderr
+    data.write_text(data.read_text().replace("It is 3.", "It is 4."))
+    result = run("sft", tmp_path / "first", data, *arguments)
+    assert result.returncode == 1 and "conversations" in result.stderr and "another folder" in result.stderr
+
+
+def test_settings_that_a_recorded_plan_leaves_no_room_for(house: Path, tmp_path: Path) -> None:
+    data = talks(tmp_path)
+    arguments = ["sft", house / "base", data, "--out", tmp_path / "chat", *TUNING]
+    succeed(*arguments, *EXECUTION)
+    other = [value if value != "4" else "2" for value in EXECUTION]
+    result = run(*arguments, *other)
+    assert (
+        result.returncode == 1 and "micro_batch 2 (it was made with 4)" in result.stderr and "--replan" in result.stderr
+    )
+    succeed(*arguments)  # what is not given is as it was
+    succeed(*arguments, *other, "--replan")
+    assert json.loads((tmp_path / "chat.work" / "plan.json").read_text())["micro_batch"] == 2
+
+
+def test_a_run_begun_anew_in_the_same_folder_forgets_the_old_numbers(house: Path, tmp_path: Path) -> None:
+    first, second = talks(tmp_path), tmp_path / "second.jsonl"
+    second.write_text(first.read_text().replace("It is", "That makes"))
+    succeed("sft", house / "base", first, "--out", tmp_path / "chat", *TUNING, *EXECUTION)
+    work = tmp_path / "chat.work"
+    old = {name: json.loads((work / name).read_text()) for name in ("before.json", "forecast.json")}
+    shutil.rmtree(work / "checkpoints")
+    shutil.rmtree(tmp_path / "chat")
+    said = succeed("sft", house / "base", second, "--out", tmp_path / "chat", *TUNING, *EXECUTION)
+    new = {name: json.loads((work / name).read_text()) for name in ("before.json", "forecast.json")}
+    assert new["before.json"]["loss"] != old["before.json"]["loss"]
+    assert new["forecast.json"]["of"] != old["forecast.json"]["of"]
+    assert f"{new['before.json']['loss']:.4f} before" in said
+    assert json.loads((work / "tuning.json").read_text())["loss_before"] == new["before.json"]["loss"]
+
+
 def test_two_processes_train_as_one(house: Path, tmp_path: Path) -> None:
     """torchrun with two processes over gloo gives the weights of one, and only the first process reports."""
     changed = {"--train.batch-size": "8", "--train.num-steps": "6"}
@@ -247,7 +316,7 @@ def test_a_config_file_for_another_verb_is_not_ignored(house: Path, tmp_path: Pa
 
 def test_the_parent_is_never_overwritten(house: Path, tmp_path: Path) -> None:
     result = run("sft", house / "base", talks(tmp_path), "--out", house / "base")
-    assert result.returncode in (1, 2) and "name another folder" in result.stderr
+    assert result.returncode == 2 and "is the model itself: name another place" in result.stderr
 
 
 def test_a_flipped_bit_and_a_truncated_checkpoint_are_named(house: Path, tmp_path: Path) -> None:

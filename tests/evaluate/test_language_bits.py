@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 from groundup.core.errors import DataError, UsageError
 from groundup.evaluate import language
 from groundup.evaluate.language import bits_per_byte, document_bits, windows_of
+from groundup.tokenizer import SPECIAL_TOKENS, ByteBPE
+from groundup.tokenizer.base import document_start_id
 
 
 def random_documents(seed: int, count: int, longest: int, vocab: int = 260) -> list[list[int]]:
@@ -165,3 +167,19 @@ def test_a_damaged_model_is_named_and_not_averaged(tiny_lm) -> None:
         next(model.parameters())[7] = float("nan")
     with pytest.raises(DataError, match="document 0 of 3 bits = nan"):
         document_bits(model, [[1, 2], [7, 8], [3]], [2, 2, 1], separator_id=256)
+
+
+def test_a_text_begins_with_what_the_model_expects_before_it(tiny_lm) -> None:
+    """A prefix (Llama, Gemma) comes before the end of text; a bos that is none (SmolLM2's `<|im_start|>`) does not."""
+    model, texts = tiny_lm(), ["A text.", "Another"]
+    vocab, special = ByteBPE.from_merges([]).vocab, {name: 256 + n for n, name in enumerate(SPECIAL_TOKENS)}
+    roles = {"bos": "<|im_start|>", "eos": "<|im_end|>"}
+    plain = ByteBPE(vocab, [], special_tokens=special, **roles)
+    prefixed = ByteBPE(vocab, [], special_tokens=special, **roles, prefix=("<|pad|>",))
+    bare = ByteBPE(vocab, [], special_tokens={"<s>": 256, "</s>": 257}, bos="<s>", eos="</s>")
+    for tokenizer, start in ((plain, 256), (prefixed, 259), (bare, 257)):
+        assert document_start_id(tokenizer) == start
+        found = bits_per_byte(model, tokenizer, texts)
+        expected = [bits_by_definition(model, tokenizer.encode(text), start, 24, 12) for text in texts]
+        assert found.bits == pytest.approx(np.array(expected), rel=1e-5)
+    assert document_start_id(ByteBPE.from_merges([], special_tokens=())) is None

@@ -10,6 +10,8 @@ import pytest
 from groundup.core.errors import DataError, ModelError, UsageError
 from groundup.inference.sampling import Sampling
 from groundup.inference.session import ChatSession, answer_stop_ids
+from groundup.inference.text import stream_text
+from groundup.tokenizer import SentencePieceBPE
 from groundup.tokenizer.chat import DEFAULT_CHAT_TEMPLATE, ChatTemplate, encode_chat
 
 TEMPLATE = ChatTemplate(DEFAULT_CHAT_TEMPLATE)
@@ -191,6 +193,26 @@ def test_files_that_hold_no_conversation_are_refused(session: ChatSession, tmp_p
 
 
 def test_stop_ids_come_from_the_generation_config_and_the_tokenizer(byte_tokenizer) -> None:
-    assert answer_stop_ids(byte_tokenizer) == {256, 258}
-    assert answer_stop_ids(byte_tokenizer, {"eos_token_id": 7}) == {7, 256, 258}
-    assert answer_stop_ids(byte_tokenizer, {"eos_token_id": [7, 8]}) == {7, 8, 256, 258}
+    assert answer_stop_ids(byte_tokenizer, TEMPLATE) == [258, 256]
+    assert answer_stop_ids(byte_tokenizer, None) == [256]
+    assert answer_stop_ids(byte_tokenizer, TEMPLATE, {"eos_token_id": 7}) == [258, 256, 7]
+    assert answer_stop_ids(byte_tokenizer, TEMPLATE, {"eos_token_id": [7, 256, 8]}) == [258, 256, 7, 8]
+
+
+def test_an_answer_does_not_begin_with_the_blank_of_a_first_word(scripted) -> None:
+    """SentencePiece's first word carries a blank; in the history it would be there twice, the template has its own."""
+    bytes_ = {f"<0x{byte:02X}>": 3 + byte for byte in range(256)}
+    tokenizer = SentencePieceBPE(
+        {**bytes_, "\u2581Hi": 259, "\u2581you": 260},
+        [],
+        special_tokens={"<unk>": 0, "<s>": 1, "</s>": 2},
+        roles={"unk": "<unk>", "bos": "<s>", "eos": "</s>"},
+    )
+    template = ChatTemplate("{% for m in messages %}{{ m['content'] + '</s>' }}{% endfor %}")
+    prompt = encode_chat(tokenizer, template, [{"role": "user", "content": "a"}], add_generation_prompt=True).ids
+    model = scripted([0] * (len(prompt) - 1) + [259, 260, 2], vocab_size=261)
+    chat = ChatSession(model, tokenizer, template, sampling=Sampling(temperature=0))
+    assert chat.reply("a") == "Hi you"
+    assert chat.messages[-1]["content"] == "Hi you"
+    pieces = stream_text(model, tokenizer, prompt, Sampling(temperature=0), stop_ids=[2])
+    assert "".join(piece.text for piece in pieces) == " Hi you", "a text that goes on keeps its blank"

@@ -18,14 +18,19 @@ import atheris
 import safetensors.torch
 import torch
 
+import groundup.model.hf_config
 import groundup.model.ops.blocks  # so that only what is imported below is instrumented
 
 with atheris.instrument_imports(include=["groundup.model.weights"]):
     from groundup.core.errors import ModelError
+    from groundup.model.weights.gguf_config import config_from_gguf, config_to_gguf
     from groundup.model.weights.gguf_format import Typed
     from groundup.model.weights.gguf_read import GgufFile
     from groundup.model.weights.gguf_write import TensorSource, write_gguf
     from groundup.model.weights.safetensors_read import INDEX_FILE, WEIGHTS_FILE, StoredTensors
+
+from groundup.model.config import YarnScaling
+from groundup.model.presets import preset
 
 del groundup
 
@@ -39,7 +44,7 @@ WORDS = [
 
 
 def read_gguf(data: bytes) -> None:
-    """The GGUF reader on these bytes, everything in them read."""
+    """The GGUF reader on these bytes, everything in them read, and the model that their metadata describe."""
     try:
         file = GgufFile(Path("fuzz.gguf"), data)
     except ModelError as error:
@@ -48,6 +53,10 @@ def read_gguf(data: bytes) -> None:
     for name, tensor in file.tensors.items():
         assert len(file.raw(name)) == tensor.num_bytes
     assert len(file.metadata) == len(file.typed)
+    try:
+        config_from_gguf(file.metadata, {name: tensor.shape for name, tensor in file.tensors.items()})
+    except ModelError as error:
+        assert len(str(error)) < 5000, error
 
 
 def gguf_seeds(folder: Path) -> None:
@@ -69,6 +78,17 @@ def gguf_seeds(folder: Path) -> None:
     write_gguf(folder / "tensors", {}, tensors)
     write_gguf(folder / "strings", {"k": Typed("[string]", ["token"] * 9)}, [])
     write_gguf(folder / "nothing", {}, [])
+    shape = {"vocab_size": 8, "hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2}
+    scaling = YarnScaling(factor=2.0, original_max_position_embeddings=8)
+    for name, fields in {
+        "llama3": {"rope_scaling": scaling},
+        "gemma3": {"head_dim": 4, "query_pre_attn_scalar": 4},
+        "gpt2": {},
+        "bert": {},
+    }.items():
+        _, model, _ = config_to_gguf(preset(name, **shape, intermediate_size=8, max_position_embeddings=16, **fields))
+        embedding = TensorSource("token_embd.weight", (8, 8), "F32", lambda: bytes(256))
+        write_gguf(folder / name, model, [embedding])
 
 
 def reader_of_folder(work: Path) -> Callable[[bytes], None]:

@@ -356,3 +356,56 @@ def test_a_kill_at_any_file_operation_leaves_old_or_new(
 def test_read_model_config(saved: Path, model: Callable[..., Transformer]) -> None:
     config = read_model_config(saved)
     assert isinstance(config, TransformerConfig) and config == model("llama3").config
+
+
+def test_added_tokens_beyond_the_model_are_left_out(
+    tmp_path: Path, model: Callable[..., Transformer], tokenizer: ByteBPE, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Gemma 3 1B's files name a token for images that its 262,144 embeddings lack; others a [PAD]."""
+    made = model(vocab_size=tokenizer.vocab_size)
+    save(tmp_path / "m", made, tokenizer)
+    path, config = (tmp_path / "m" / name for name in ("tokenizer.json", "tokenizer_config.json"))
+    data = json.loads(path.read_text())
+    beyond = {**data["added_tokens"][-1], "id": tokenizer.vocab_size, "content": "<image_soft_token>"}
+    data["added_tokens"].append(beyond)
+    data["model"]["vocab"]["<image_soft_token>"] = tokenizer.vocab_size
+    path.write_text(json.dumps(data))
+    before = config.read_text()
+    config.write_text(json.dumps(json.loads(before) | {"pad_token": "<image_soft_token>"}))
+    loaded = load_model_directory(tmp_path / "m")
+    assert loaded.tokenizer.vocab_size == tokenizer.vocab_size and loaded.tokenizer.pad_id is None
+    assert "<image_soft_token>" in caplog.text
+    assert loaded.tokenizer.encode("a fox <image_soft_token>") == tokenizer.encode("a fox <image_soft_token>")
+    # An ordinary token beyond them means that the two do not belong together.
+    data["added_tokens"].pop()
+    config.write_text(before)
+    path.write_text(json.dumps(data))
+    with pytest.raises(ModelError, match="do not belong together"):
+        load_model_directory(tmp_path / "m")
+
+
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [({}, [1, 2]), ({"eos_token_id": 5}, [5]), ({"eos_token_id": [5, 9999, -1]}, [5]), (None, [1, 2])],
+)
+def test_ids_that_end_a_text(
+    written: dict[str, Any] | None,
+    read: list[int],
+    tmp_path: Path,
+    model: Callable[..., Transformer],
+    tokenizer: ByteBPE,
+) -> None:
+    save(tmp_path / "m", model(eos_token_id=(1, 2)), tokenizer)
+    path = tmp_path / "m" / "generation_config.json"
+    path.unlink() if written is None else path.write_text(json.dumps(written))
+    assert load_model_directory(tmp_path / "m").generation["eos_token_id"] == read
+
+
+@pytest.mark.parametrize("value", [2.0, "x", {"a": 1}, [1.5], [None], True])
+def test_ids_that_are_none_are_named(
+    value: Any, tmp_path: Path, model: Callable[..., Transformer], tokenizer: ByteBPE
+) -> None:
+    save(tmp_path / "m", model(), tokenizer)
+    (tmp_path / "m" / "generation_config.json").write_text(json.dumps({"eos_token_id": value}))
+    with pytest.raises(ModelError, match=r"generation_config\.json: eos_token_id is .*the id of a token"):
+        load_model_directory(tmp_path / "m")

@@ -584,7 +584,7 @@ EXPLAINED = {
     "DenseMLPConfig": "kind intermediate_size activation bias",
     "GatedMLPConfig": "kind intermediate_size activation bias",
     "LayerConfig": "mixer mlp norm placement cross_attention",
-    "PoolingConfig": "kind normalize",
+    "PoolingConfig": "kind normalize max_length",
     "TransformerConfig": "vocab_size hidden_size max_position_embeddings stack positions final_norm "
     "tie_word_embeddings has_head embedding_multiplier embedding_norm type_vocab_size final_logit_softcapping pooling "
     "bos_token_id eos_token_id pad_token_id initializer_range",
@@ -619,3 +619,8 @@ def test_rows_are_plain_and_frozen() -> None:
         row.text = ""  # type: ignore[misc]
     with pytest.raises(ConfigError):
         preset("gtp2")
+
+
+def test_an_encoder_is_explained_for_the_texts_it_reads() -> None:
+    assert explain(preset("bert")).context == 512
+    assert explain(preset("bert", pooling=PoolingConfig(max_length=128))).context == 128

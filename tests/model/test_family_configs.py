@@ -14,11 +14,19 @@ from hypothesis import strategies as st
 
 from benchmarks.families import CASES
 from groundup.core.errors import ModelError
-from groundup.model.config import AttentionConfig, LayerConfig, Llama3Scaling, RMSNormConfig, TransformerConfig
+from groundup.model.config import (
+    AttentionConfig,
+    LayerConfig,
+    Llama3Scaling,
+    RMSNormConfig,
+    TransformerConfig,
+    YarnScaling,
+)
 from groundup.model.counts import count_parameters
 from groundup.model.hf_config import from_hf, model_type, to_hf
 from groundup.model.hf_families import FAMILIES
 from groundup.model.ops.rotary import scaled_frequencies
+from groundup.model.presets import preset
 
 _LLAMA = {"architectures": ["LlamaForCausalLM"], "hidden_act": "silu", "model_type": "llama", "use_cache": True}
 _MISTRAL = {
@@ -462,7 +470,7 @@ def test_every_family_has_a_published_config() -> None:
         ({"model_type": "falcon", "alibi": False, "new_decoder_architecture": True}, "side by side"),
         (
             {"model_type": "gemma3", "text_config": {"model_type": "gemma3_text"}, "vision_config": {}},
-            "its text part alone can be: model_type 'gemma3_text'",
+            "its text part alone can be read if it is known: model_type 'gemma3_text'",
         ),
         ({"model_type": "qwen2_audio", "audio_config": {"d_model": 1280}}, "an audio encoder"),
         ({"model_type": "roberta"}, r"a preset and a name table add it"),
@@ -618,3 +626,20 @@ def test_odd_values_never_end_in_another_error(case: str, changes: dict[str, Any
     finally:
         logging.disable(logging.NOTSET)
     assert from_hf(json.loads(json.dumps(to_hf(config)))) == config, "what is read can be written and read again"
+
+
+def test_ids_that_no_token_has_are_left_out(caplog: pytest.LogCaptureFixture) -> None:
+    """Old conversions of Llama 1 carry -1 for "no padding"."""
+    values = to_hf(preset("llama3", vocab_size=100, hidden_size=64, num_attention_heads=4, num_key_value_heads=2))
+    config = from_hf({**values, "pad_token_id": -1, "bos_token_id": 1, "eos_token_id": [2, 100]})
+    assert (config.bos_token_id, config.eos_token_id, config.pad_token_id) == (1, (2,), None)
+    assert "pad_token_id (-1)" in caplog.text
+
+
+def test_a_yarn_without_a_factor_stretches_to_the_longest_text() -> None:
+    values = to_hf(preset("qwen2", vocab_size=100, hidden_size=64, num_attention_heads=4, num_key_value_heads=2))
+    scaling = {"rope_type": "yarn", "factor": None, "original_max_position_embeddings": 8192}
+    config = from_hf({**values, "max_position_embeddings": 32768, "rope_scaling": scaling})
+    mixer = config.layers()[0].mixer
+    assert isinstance(mixer, AttentionConfig) and mixer.rotary is not None
+    assert mixer.rotary.scaling == YarnScaling(factor=4.0, original_max_position_embeddings=8192)

@@ -8,12 +8,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 
 from groundup.core.errors import ModelError
-from groundup.model.config import TransformerConfig
+from groundup.model.config import Llama3Scaling, PoolingConfig, TransformerConfig
 from groundup.model.presets import preset
 from groundup.model.transformer import Transformer, build
+from groundup.model.weights.gguf_config import _llama3_scaling, config_from_gguf, config_to_gguf, llama3_factors
+from groundup.model.weights.gguf_format import Typed
 from groundup.model.weights.gguf_mix import MIXES, mix_named, tensor_format
 from groundup.model.weights.gguf_model import load_gguf_weights, read_gguf_config, save_gguf
 from groundup.model.weights.gguf_read import open_gguf
@@ -33,6 +37,12 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "mistral-no-window": ("mistral", {"sliding_window": None, "num_key_value_heads": 1, "tie_word_embeddings": True}),
     "qwen2": ("qwen2", {"num_key_value_heads": 2}),
     "qwen2-yarn": ("qwen2", {"rope_scaling": YARN, "max_position_embeddings": 128, "rope_theta": 1e4}),
+    "llama-yarn-factor": (
+        "llama3",
+        {"rope_scaling": {**YARN, "attention_factor": 2.0}, "max_position_embeddings": 128},
+    ),
+    "llama-yarn-one": ("llama3", {"rope_scaling": {**YARN, "attention_factor": 1.0}, "max_position_embeddings": 128}),
+    "llama-3-short": ("llama3", {"rope_scaling": {**LLAMA3_ROPE, "original_max_position_embeddings": 64}}),
     "qwen3": ("qwen3", {"num_key_value_heads": 2, "head_dim": 32}),
     "gemma2": ("gemma2", {"num_key_value_heads": 2, "head_dim": 16, "query_pre_attn_scalar": 16, "sliding_window": 8}),
     "gemma3": (
@@ -162,6 +172,25 @@ def test_the_same_bytes_as_llama_cpps_quantiser(mix: str, width: int, tokenizer:
             assert np.array_equal(value, theirs.metadata[key]), key
 
 
+@pytest.mark.parametrize("case", ["llama", "qwen2"])
+@pytest.mark.parametrize("mix", ["Q4_K_M", "Q4_K_S"])
+def test_the_same_formats_as_llama_cpp_in_eighty_layers(
+    case: str, mix: str, tokenizer: ByteBPE, tmp_path: Path
+) -> None:
+    """What it takes for Llama 70B or Qwen 2 72B gets more bits for the values that many heads share."""
+    peer = llama_cpp_peer()
+    shape = {"hidden_size": 256, "num_attention_heads": 2, "num_hidden_layers": 80, "intermediate_size": 256}
+    model = made(case, tokenizer, **shape, num_key_value_heads=1, head_dim=128, initializer_range=0.02)
+    formats = save_gguf(tmp_path / "ours.gguf", model, tokenizer, type=mix)
+    save_gguf(tmp_path / "whole.gguf", model, tokenizer, type="F16")
+    peer.quantize(tmp_path / "whole.gguf", tmp_path / "theirs.gguf", mix, threads=1)
+    with open_gguf(tmp_path / "theirs.gguf") as theirs:
+        assert {name: tensor.format for name, tensor in theirs.tensors.items()} == formats
+    assert {formats[f"blk.{index}.attn_v.weight"] for index in range(80)} == {"Q5_K", "Q6_K"} - (
+        {"Q6_K"} if mix == "Q4_K_S" else set()
+    )
+
+
 def test_mixes_give_more_bits_where_it_matters() -> None:
     mix = mix_named("q4_k_m")
 
@@ -233,7 +262,6 @@ def test_an_unknown_type_suggests_the_nearest(tokenizer: ByteBPE, tmp_path: Path
 
 
 def test_files_that_describe_no_model_here(tokenizer: ByteBPE, tmp_path: Path) -> None:
-    from groundup.model.weights.gguf_format import Typed
     from groundup.model.weights.gguf_write import TensorSource, write_gguf
 
     save_gguf(tmp_path / "good.gguf", made("llama", tokenizer), tokenizer, type="F32")
@@ -258,3 +286,80 @@ def test_files_that_describe_no_model_here(tokenizer: ByteBPE, tmp_path: Path) -
             load_gguf_weights(file)
         with pytest.raises(ModelError, match=r"no tensor token_embd\.weight"):
             read_gguf_config(changed(only=0))
+
+
+RAMPS = st.builds(
+    Llama3Scaling,
+    factor=st.floats(1.5, 64),
+    low_freq_factor=st.floats(0.5, 1.9),
+    high_freq_factor=st.floats(2, 8),
+    original_max_position_embeddings=st.integers(32, 1 << 17),
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(scaling=RAMPS, head_dim=st.sampled_from([8, 16, 64, 80, 128]), theta=st.sampled_from([1e4, 5e5]))
+def test_a_scaling_is_read_off_its_factors(scaling: Llama3Scaling, head_dim: int, theta: float) -> None:
+    """A file holds the factors alone; whatever scaling is read must give them again."""
+    factors = llama3_factors(scaling, head_dim, theta)
+    assume(factors.max() > scaling.factor * (1 - 1e-6))  # else the file does not say the factor
+    read = _llama3_scaling(factors.astype(np.float64), theta)
+    assert np.allclose(llama3_factors(read, head_dim, theta), factors, rtol=1e-4)
+
+
+def test_factors_that_are_no_scaling_are_refused() -> None:
+    for factors, message in (
+        (np.array([]), "holds 0 factors"),
+        (np.array([1.0, np.nan]), "numbers of at least 1"),
+        (np.array([0.5, 1.0]), "numbers of at least 1"),
+        (np.array([1.0, 3.0, 1.0, 9.0, 2.0]), "does not give"),
+    ):
+        with pytest.raises(ModelError, match=message):
+            _llama3_scaling(factors, 1e4)
+
+
+ODD = [
+    Typed("[string]", ["a"]),
+    Typed("[f32]", np.array([1.5, 2.5], np.float32)),
+    Typed("[i32]", np.array([], np.int32)),
+    Typed("string", "x"),
+    Typed("bool", True),
+    Typed("f32", float("nan")),
+    Typed("i32", -1),
+    Typed("u64", 2**63),
+    Typed("[array]", [Typed("[u8]", [1])]),
+]
+
+
+@pytest.mark.parametrize("case", ["llama-3.1", "qwen2-yarn", "gemma2", "gemma3", "gpt2", "smollm3", "bert"])
+def test_metadata_of_another_kind_are_typed_errors(case: str, tokenizer: ByteBPE, tmp_path: Path) -> None:
+    """Every key of every architecture gets values that do not fit: an error that names the key, or a model."""
+    if case == "bert":
+        config = preset("bert", **SMALL, vocab_size=320, max_position_embeddings=64, pooling=PoolingConfig())
+    else:
+        config = made(case, tokenizer).config
+    _, typed, factors = config_to_gguf(config)
+    metadata = {key: value.value for key, value in typed.items()}
+    shapes = {"token_embd.weight": (320, 64), "output.weight": (320, 64)}
+    name = metadata["general.architecture"]
+    extra = ["rope.scaling.type", "rope.scaling.factor", "rope.scaling.attn_factor", "expert_count", "pooling_type"]
+    extra += ["attention.sliding_window", "attention.sliding_window_pattern", "final_logit_softcapping"]
+    keys = {*metadata, *(f"{name}.{key}" for key in extra), *(f"tokenizer.ggml.{r}_token_id" for r in ("bos", "eot"))}
+    for key in sorted(keys):
+        for value in (plain(one) for one in ODD):
+            try:
+                config_from_gguf({**metadata, key: value}, shapes, factors)
+            except ModelError as error:
+                assert len(str(error)) < 600, error
+
+
+def plain(typed: Typed) -> Any:
+    return [plain(one) for one in typed.value] if typed.type == "[array]" else typed.value
+
+
+def test_an_id_that_no_token_has_is_left_out(tokenizer: ByteBPE, caplog: pytest.LogCaptureFixture) -> None:
+    """Converters write -1, for "none", as the largest u32; llama.cpp passes over it."""
+    _, typed, _ = config_to_gguf(made("llama", tokenizer).config)
+    metadata = {key: value.value for key, value in typed.items()} | {"tokenizer.ggml.padding_token_id": 2**32 - 1}
+    config = config_from_gguf(metadata, {"token_embd.weight": (320, 64)})
+    assert config.pad_token_id is None and "padding_token_id is 4294967295" in caplog.text

@@ -312,7 +312,7 @@ class TestHubCache:
         monkeypatch.setitem(sys.modules, "huggingface_hub", None)
         assert refused("a/b") == (
             "there is no folder or file a/b, and huggingface_hub, which knows the models of the hub, is not installed: "
-            "run  pip install 'groundup[hf]'"
+            "run  pip install '.[hf]'  in groundup's folder"
         )
 
 

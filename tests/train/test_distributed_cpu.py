@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from trainer_workers import all_cases, fails_on_the_second, run
+from trainer_workers import aborts_on_the_second, all_cases, fails_on_the_second, run
 
 from groundup.core.errors import TrainingError, UsageError
 from groundup.train.distributed import launch, process_group, rank_and_world_size
@@ -85,3 +85,8 @@ def test_alone_there_is_no_process_group(monkeypatch: pytest.MonkeyPatch) -> Non
     with process_group() as (rank, world_size):
         assert (rank, world_size) == (0, 1) == rank_and_world_size()
     assert not torch.distributed.is_initialized()
+
+
+def test_a_process_ended_by_a_signal_leaves_where_it_was(tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match=r"terminated with signal SIGABRT(?s:.)*in aborts_on_the_second"):
+        launch(aborts_on_the_second, 2, tmp_path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -97,3 +98,8 @@ def all_cases(folder: Path) -> None:
 def fails_on_the_second(folder: Path) -> None:
     if rank_and_world_size()[0] == 1:
         raise ValueError(f"nothing works in {folder}")
+
+
+def aborts_on_the_second(folder: Path) -> None:
+    if rank_and_world_size()[0] == 1:
+        os.abort()

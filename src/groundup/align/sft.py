@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import nn
 
-from groundup.core.errors import DataError
+from groundup.core.errors import DataError, TokenizerError
 from groundup.data.conversations import ConversationSource
 from groundup.tokenizer.base import Tokenizer
 from groundup.tokenizer.chat import ChatTemplate, EncodedChat, Message, encode_chat
@@ -34,7 +34,10 @@ def encode_conversations(
     """
     encoded = []
     for index, messages in enumerate(conversations):
-        chat = encode_chat(tokenizer, template, list(messages))
+        try:
+            chat = encode_chat(tokenizer, template, list(messages))
+        except (DataError, TokenizerError) as error:
+            raise type(error)(f"conversation {index + 1} of {len(conversations)}: {error}") from None
         if not any(chat.trained) or all(chat.trained):
             what = "no token" if not any(chat.trained) else "every token"
             raise DataError(

@@ -10,7 +10,7 @@ from cyclopts import Parameter
 
 def run(
     model: Annotated[str, Parameter(help="a sentence encoder: a name such as minilm, a hub id, or a directory")],
-    texts: Annotated[list[str] | None, Parameter(help="the texts", show_default=False)] = None,
+    texts: Annotated[list[str] | None, Parameter(help="the texts", show_default=False, negative="")] = None,
     *,
     file: Annotated[Path | None, Parameter(help="further texts, one a line", show_default=False)] = None,
     query: Annotated[

@@ -28,7 +28,13 @@ def run(
         Literal["float32", "bfloat16", "float16"] | None,
         Parameter(help="of the weights in a directory [default: float32]", show_default=False),
     ] = None,
-    out: Annotated[Path | None, Parameter(help="the file or directory to write", show_default=False)] = None,
+    out: Annotated[
+        Path | None,
+        Parameter(
+            help="the file or directory to write [default for gguf: NAME-TYPE.gguf beside the model; needed for hf]",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Take a model elsewhere, with its tokenizer and chat template."""
     from groundup.recipes.export import export_directory, export_gguf

@@ -18,7 +18,7 @@ def run(
     device: Annotated[str, Parameter(help="auto, cpu, cuda, cuda:N or mps")] = "cpu",
     dtype: Annotated[
         Literal["float32", "bfloat16", "float16"],
-        Parameter(help="type of the weights; bfloat16 halves the memory and rounds"),
+        Parameter(help="type of the weights in memory; bfloat16 and float16 take half as much and round"),
     ] = "float32",
     overrides: dict[str, Any],
 ) -> None:

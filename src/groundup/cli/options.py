@@ -60,6 +60,8 @@ def with_settings(
             given: dict[str, Any] = {}
             for variable, (table, name) in collected.items():
                 value = options.pop(variable, None)
+                if isinstance(value, list):
+                    value = tuple(value)
                 if value is not None:
                     (given.setdefault(table, {}) if table else given)[name] = value
             from_file = read_config_file(config) if config is not None else {}
@@ -72,7 +74,12 @@ def with_settings(
             "config",
             inspect.Parameter.KEYWORD_ONLY,
             default=None,
-            annotation=Annotated[Path | None, Parameter(help="a .toml or .json file of settings", show_default=False)],
+            annotation=Annotated[
+                Path | None,
+                Parameter(
+                    help="a .toml or .json file of settings, named as the options are, with _ for -", show_default=False
+                ),
+            ],
         )
         signature = inspect.Signature([*parameters, config_option])
         wrapper.__signature__ = signature  # type: ignore[attr-defined]
@@ -91,10 +98,10 @@ def _option(
     variable: str, table: str, name: str, kind: Any, field: Any, dialled: bool, said: str | None
 ) -> inspect.Parameter:
     default = "set by the dial" if dialled and field.default is not None else f"default: {field.default}"
-    if field.default is None:
+    if field.default in (None, ()):
         default = ""
     if said is not None:
-        default = f"default: {said}"
+        default = f"default: {said}" if said else ""
     text = field.description or name.replace("_", " ")
     option = f"--{table + '.' if table else ''}{name.replace('_', '-')}"
     annotation = Annotated[
@@ -119,4 +126,6 @@ def _option_type(annotation: Any) -> Any:
         return inner[0] if len(inner) == 1 else Union[tuple(inner)]  # noqa: UP007
     if get_origin(annotation) is Literal or isinstance(annotation, type):
         return annotation
+    if get_origin(annotation) is tuple and get_args(annotation)[1:] == (...,):
+        return list[get_args(annotation)[0]]  # type: ignore[misc]  # may be given several times
     return str

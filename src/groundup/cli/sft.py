@@ -16,7 +16,7 @@ from groundup.recipes.settings import ExecutionSettings, SftSettings
     computed={
         "train.num_steps": "two passes over the conversations",
         "train.learning_rate": "2e-4 for 135M parameters, more for smaller models, at most 1e-3",
-        "train.max_length": "that of the longest, at most 1,024",
+        "train.max_length": "the longest there is, at most 1,024",
         "train.warmup_steps": "a twentieth of the steps, at most 50",
         "train.evaluate_every": "a fifth of the steps",
         "train.checkpoint_every": "a quarter of the steps, at most 250",

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Protocol
 
 from rich.console import Console
@@ -19,9 +19,9 @@ out = Console(highlight=False, soft_wrap=True, quiet=os.environ.get("RANK", "0")
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
-def say(text: str = "") -> None:
+def say(text: str = "", *, to: Console = out) -> None:
     """Print one line; `text` is plain, square brackets in it are kept."""
-    out.print(text, markup=False)
+    to.print(text, markup=False)
 
 
 def heading(text: str) -> None:
@@ -73,8 +73,8 @@ class Ticker(Protocol):
 class Running:
     """Turns running totals, `(done, total)`, into steps of a ticker."""
 
-    def __init__(self, ticker: Ticker) -> None:
-        self.ticker, self.done = ticker, 0
+    def __init__(self, ticker: Ticker, done: int = 0) -> None:
+        self.ticker, self.done = ticker, done
 
     def __call__(self, done: int, total: int) -> None:
         del total
@@ -83,12 +83,15 @@ class Running:
 
 
 @contextmanager
-def progress(label: str, total: int, unit: str, done: int = 0) -> Iterator[Ticker]:
+def progress(label: str, total: int, unit: str, done: int = 0, *, to: Console = out) -> Iterator[Ticker]:
     """Show the progress of a task of `total` units, of which `done` were finished by an earlier run.
 
     On a terminal a bar with rate and estimated end; otherwise plain lines, at most one in five seconds.
+
+    Args:
+        to: `err` for commands whose output is data, which progress must not stand in.
     """
-    if out.is_terminal:
+    if to.is_terminal:
         with Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -98,14 +101,36 @@ def progress(label: str, total: int, unit: str, done: int = 0) -> Iterator[Ticke
             TextColumn("left"),
             TimeRemainingColumn(),
             TextColumn("{task.fields[note]}"),
-            console=out,
+            console=to,
             transient=False,
         ) as bars:
             yield _Bar(bars, label, total, unit, done)
     else:
-        lines = _Lines(label, total, unit, done)
+        lines = _Lines(label, total, unit, done, to)
         yield lines
         lines.finish()
+
+
+@contextmanager
+def progress_if_slow(label: str, unit: str, *, after_s: float = 1.0) -> Iterator[Callable[[int, int], None]]:
+    """Progress, on the standard error, of a task that is mostly too short for it.
+
+    Yields a function that takes (units done, all units); something is shown once it is called after `after_s` seconds
+    and not all is done.
+    """
+    start = time.monotonic()
+    running: Running | None = None
+    with ExitStack() as stack:
+
+        def report(done: int, total: int) -> None:
+            nonlocal running
+            slow = done < total and time.monotonic() - start >= after_s
+            if running is None and slow and not out.quiet:
+                running = Running(stack.enter_context(progress(label, total, unit, done, to=err)), done)
+            if running is not None:
+                running(done, total)
+
+        yield report
 
 
 class _Bar:
@@ -123,8 +148,9 @@ class _Bar:
 class _Lines:
     every_s = 5.0
 
-    def __init__(self, label: str, total: int, unit: str, done: int) -> None:
+    def __init__(self, label: str, total: int, unit: str, done: int, to: Console) -> None:
         self.label, self.total, self.unit, self.first, self.done = label, total, unit, done, done
+        self.to = to
         self.start = self.last = time.monotonic()
         self.note = ""
 
@@ -136,13 +162,17 @@ class _Lines:
             rate = (self.done - self.first) / (self.last - self.start)
             left = format_seconds((self.total - self.done) / max(rate, 1e-9))
             say(
-                f"{self.label}: {self.done:,}/{self.total:,} {self.unit}, {format_count(rate)}/s, {left} left  {self.note}".rstrip()
+                f"{self.label}: {self.done:,}/{self.total:,} {self.unit}, {format_count(rate)}/s, {left} left  {self.note}".rstrip(),
+                to=self.to,
             )
 
     def finish(self) -> None:
         seconds = time.monotonic() - self.start
         if seconds >= 2.0:
-            say(f"{self.label}: {self.done:,} {self.unit} in {format_seconds(seconds)}  {self.note}".rstrip())
+            say(
+                f"{self.label}: {self.done:,} {self.unit} in {format_seconds(seconds)}  {self.note}".rstrip(),
+                to=self.to,
+            )
 
 
 def format_seconds(seconds: float) -> str:

@@ -53,7 +53,7 @@ class MissingExtraError(GroundupError):
     """An optional dependency is not installed."""
 
     def __init__(self, package: str, extra: str) -> None:
-        super().__init__(f"{package} is not installed: run  pip install 'groundup[{extra}]'")
+        super().__init__(f"{package} is not installed: run  pip install '.[{extra}]'  in groundup's folder")
 
 
 class Interrupted(GroundupError):

@@ -48,6 +48,15 @@ def explain_write_error(path: Path, error: OSError) -> GroundupError:
     return DataError(f"cannot write {path}: {error.strerror or error}")
 
 
+def check_writable(path: Path) -> None:
+    """Raise DataError where nothing could be written at `path`, before hours of work are done for it."""
+    folder = next((parent for parent in path.absolute().parents if parent.exists()), None)
+    if folder is not None and not folder.is_dir():
+        raise DataError(f"cannot write {path}: {folder} is a file, not a folder")
+    if folder is not None and not os.access(folder, os.W_OK):
+        raise DataError(f"cannot write {path}: nothing may be written in {folder}")
+
+
 def sync_folder(folder: Path) -> None:
     """Make a rename in `folder` durable (a directory cannot be opened on Windows, where this does nothing)."""
     if os.name == "nt":

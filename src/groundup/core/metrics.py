@@ -25,7 +25,10 @@ class JsonlSink:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise explain_write_error(path, error) from error
         if path.exists():
             data = path.read_bytes()
             whole = data[: data.rfind(b"\n") + 1]

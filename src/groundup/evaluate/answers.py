@@ -15,7 +15,7 @@ from groundup.evaluate.intervals import Interval, paired_bootstrap_accuracy, wil
 from groundup.inference.contracts import LanguageModel
 from groundup.inference.sampling import Sampling
 from groundup.inference.text import complete_texts
-from groundup.tokenizer.base import Tokenizer
+from groundup.tokenizer.base import Tokenizer, document_start_id
 from groundup.tokenizer.chat import ChatTemplate, Message, encode_chat
 
 ALL_KINDS = "all"
@@ -131,7 +131,14 @@ def answer_questions(
     done = len(order) - len(fitting)
     for start in range(0, len(fitting), batch_size):
         rows = fitting[start : start + batch_size]
-        texts = complete_texts(model, tokenizer, [prompts[index] for index in rows], sampling, stop_ids=stop_ids)
+        texts = complete_texts(
+            model,
+            tokenizer,
+            [prompts[index] for index in rows],
+            sampling,
+            stop_ids=stop_ids,
+            continues=template is None,
+        )
         for index, completion in zip(rows, texts, strict=True):
             given[index], reasons[index] = completion.text, completion.finish_reason
         done += len(rows)
@@ -199,5 +206,5 @@ def write_transcript(path: Path, answers: Sequence[Answer]) -> None:
 def _prompt_ids(tokenizer: Tokenizer, template: ChatTemplate | None, question: Question) -> list[int]:
     if template is not None:
         return encode_chat(tokenizer, template, list(question.messages), add_generation_prompt=True).ids
-    separator = tokenizer.eos_id if tokenizer.bos_id is None else tokenizer.bos_id
-    return ([] if separator is None else [separator]) + tokenizer.encode(question.prompt)
+    start = document_start_id(tokenizer)
+    return ([] if start is None else [start]) + tokenizer.encode(question.prompt)

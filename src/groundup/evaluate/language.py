@@ -24,7 +24,7 @@ from torch.nn import functional as F
 from groundup.core.errors import DataError, UsageError
 from groundup.inference.contracts import LanguageModel
 from groundup.inference.generate import evaluation_mode
-from groundup.tokenizer.base import Tokenizer
+from groundup.tokenizer.base import Tokenizer, document_start_id
 
 Ids = Sequence[int] | NDArray[Any]
 
@@ -155,7 +155,7 @@ def document_bits(
         model: it is run in evaluation mode without gradients.
         documents: the token ids of each text, without separators; an empty one costs nothing.
         num_bytes: the UTF-8 bytes of each text.
-        separator_id: the token that stood between documents in training (bos or end of text).
+        separator_id: the token that stood before documents in training (`document_start_id`).
         groups: a label for each document: neighbours with the same label are read one after the other, as training
             reads them, so that a document's beginning is predicted from the end of the one before. None: each alone.
         context: tokens the model sees at once; by default `max_position_embeddings`.
@@ -212,12 +212,12 @@ def document_bits(
 
 
 def bits_per_byte(model: LanguageModel, tokenizer: Tokenizer, texts: Sequence[str], **options: Any) -> DocumentBits:
-    """Measure a model on texts: `document_bits` with the tokenizer's ids, bytes and separator.
+    """Measure a model on texts: `document_bits` with the tokenizer's ids, bytes and `document_start_id`.
 
     Args:
         options: `groups`, `context`, `stride`, `batch_tokens`, `precision`, `on_progress`, as in `document_bits`.
     """
-    separator = tokenizer.eos_id if tokenizer.bos_id is None else tokenizer.bos_id
+    separator = document_start_id(tokenizer)
     if separator is None:
         raise UsageError("the tokenizer has neither a bos nor an end-of-text token to begin a document with")
     num_bytes = [len(text.encode("utf-8")) for text in texts]

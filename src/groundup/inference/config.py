@@ -24,7 +24,9 @@ class Sampling(Config):
     repetition_penalty: float = Field(
         default=1.0, gt=0.0, allow_inf_nan=False, description="above 1 makes tokens that already occurred less likely"
     )
-    stop: tuple[str, ...] = Field(default=(), description="texts that end the answer; they are not part of it")
+    stop: tuple[str, ...] = Field(
+        default=(), description="a text that ends the answer and is not part of it; may be given several times"
+    )
     seed: int = Field(default=0, ge=0, description="the same seed gives the same tokens, alone or in any batch")
 
     @field_validator("stop")

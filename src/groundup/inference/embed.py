@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 
 import torch
@@ -35,13 +36,15 @@ def embed_texts(
         on_progress: called with the number of texts finished since the last call.
 
     Raises:
-        UsageError: for a model that does not pool.
+        UsageError: for a model that does not pool, or a batch of none.
     """
+    if batch_size < 1:
+        raise UsageError(f"batch_size ({batch_size}) must be at least 1")
     if model.config.pooling is None:
         raise UsageError(
             "this model gives one vector for each token, not for a text: use a sentence encoder, such as minilm"
         )
-    longest = model.config.max_position_embeddings
+    longest = min(model.config.pooling.max_length or sys.maxsize, model.config.max_position_embeddings)
     encoded = [tokenizer.encode_with_special(text, max_length=longest) for text in texts]
     order = sorted(range(len(texts)), key=lambda index: len(encoded[index]))
     vectors = torch.empty(len(texts), model.config.hidden_size)

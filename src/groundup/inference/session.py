@@ -15,7 +15,7 @@ from groundup.inference.sampling import Sampling
 from groundup.inference.text import TextPiece, stream_text
 from groundup.model.directory import LoadedModel
 from groundup.tokenizer.base import Tokenizer
-from groundup.tokenizer.chat import ChatTemplate, Message, encode_chat
+from groundup.tokenizer.chat import ChatTemplate, Message, encode_chat, turn_end_id
 
 log = logging.getLogger("groundup.inference.session")
 
@@ -33,7 +33,7 @@ class ChatSession:
         template: the model's chat template.
         system: the system prompt, or None; it stays when old turns are dropped.
         sampling: settings of every answer; each turn draws from its own seed, derived from `sampling.seed`.
-        stop_ids: tokens that end an answer; by default `<|im_end|>` and the end-of-text token.
+        stop_ids: tokens that end an answer; by default `answer_stop_ids` of the tokenizer and the template.
         on_notice: told, once per session, that old turns no longer fit; by default the log is.
     """
 
@@ -53,7 +53,7 @@ class ChatSession:
         self.template = template
         self.system = system
         self.sampling = sampling or Sampling()
-        self.stop_ids = frozenset(answer_stop_ids(tokenizer) if stop_ids is None else stop_ids)
+        self.stop_ids = frozenset(answer_stop_ids(tokenizer, template) if stop_ids is None else stop_ids)
         self.on_notice = on_notice or log.warning
         self.messages: list[Message] = []
         self.num_dropped = 0
@@ -167,7 +167,9 @@ class ChatSession:
         turn = sum(message["role"] == "user" for message in self.messages)
         sampling = self.sampling.replace(seed=seed_for(self.sampling.seed, "turn", turn))
         cache = self._cache_for(ids)
-        pieces = stream_text(self.model, self.tokenizer, ids, sampling, stop_ids=self.stop_ids, cache=cache)
+        pieces = stream_text(
+            self.model, self.tokenizer, ids, sampling, stop_ids=self.stop_ids, cache=cache, continues=False
+        )
         self.messages.append({"role": "user", "content": text})
         texts: list[str] = []
         tokens: list[int] = []
@@ -196,17 +198,27 @@ def open_session(loaded: LoadedModel, **options: Any) -> ChatSession:
             f"{loaded.folder} has no chat template: it is a base model, which only completes text. "
             "Tune it on conversations first, or use generate"
         )
-    options.setdefault("stop_ids", answer_stop_ids(loaded.tokenizer, loaded.generation))
+    options.setdefault("stop_ids", answer_stop_ids(loaded.tokenizer, loaded.chat_template, loaded.generation))
     return ChatSession(loaded.model, loaded.tokenizer, loaded.chat_template, **options)
 
 
-def answer_stop_ids(tokenizer: Tokenizer, generation: dict[str, Any] | None = None) -> set[int]:
-    """The tokens that end an answer: `eos_token_id` of the generation config, `<|im_end|>` and the end of text."""
+def answer_stop_ids(
+    tokenizer: Tokenizer, template: ChatTemplate | None, generation: dict[str, Any] | None = None
+) -> list[int]:
+    """The tokens that end an answer.
+
+    Args:
+        tokenizer: its end of text is one.
+        template: the token with which it ends a turn is another.
+        generation: content of a generation_config.json, whose `eos_token_id` (one or several) are others.
+
+    Returns:
+        each once: the end of a turn, the end of text, those of the generation config.
+    """
     named = (generation or {}).get("eos_token_id")
-    ids = {named} if isinstance(named, int) else set(named or ())
-    ids.add(tokenizer.special_tokens.get("<|im_end|>", tokenizer.eos_id))
-    ids.add(tokenizer.eos_id)
-    return {int(stop) for stop in ids if stop is not None}
+    others = list(named) if isinstance(named, list | tuple) else [named]
+    ends = [None if template is None else turn_end_id(tokenizer, template), tokenizer.eos_id, *others]
+    return list(dict.fromkeys(int(end) for end in ends if end is not None))
 
 
 def _is_message(value: Any) -> bool:

@@ -36,10 +36,14 @@ class TextAssembler:
         tokenizer: the model's.
         stops: stop strings.
         stop_ids: tokens whose text is never shown.
+        continues: the text goes on from its prompt; False for an answer, a text of its own, which then does not begin
+            with the blank that SentencePiece puts before a first word.
     """
 
-    def __init__(self, tokenizer: Tokenizer, stops: Sequence[str], stop_ids: Collection[int]) -> None:
-        self.decoder = StreamDecoder(tokenizer, skip_special=True, continues=True)
+    def __init__(
+        self, tokenizer: Tokenizer, stops: Sequence[str], stop_ids: Collection[int], *, continues: bool = True
+    ) -> None:
+        self.decoder = StreamDecoder(tokenizer, skip_special=True, continues=continues)
         self.scanner = StopScanner(stops)
         self.hidden_ids = frozenset(stop_ids)
 
@@ -68,6 +72,7 @@ def stream_text(
     cache: Any = None,
     prefill_chunk: int | None = None,
     num_top: int = 0,
+    continues: bool = True,
 ) -> Iterator[TextPiece]:
     """Generate text piece by piece.
 
@@ -76,6 +81,7 @@ def stream_text(
         tokenizer: the model's.
         sampling: settings; the first of its stop strings that occurs ends the text and is not part of it. One that is
             a special token's text counts as a stop token, since special tokens have no text here.
+        continues: as in `TextAssembler`.
 
     Returns:
         an iterator of pieces; the last one, perhaps with no text, has the finish reason.
@@ -93,7 +99,7 @@ def stream_text(
         prefill_chunk=prefill_chunk,
         num_top=num_top,
     )
-    return text_pieces(steps, TextAssembler(tokenizer, sampling.stop, stop_ids))
+    return text_pieces(steps, TextAssembler(tokenizer, sampling.stop, stop_ids, continues=continues))
 
 
 def with_special_stops(tokenizer: Tokenizer, stops: Sequence[str], stop_ids: Collection[int]) -> set[int]:
@@ -139,11 +145,13 @@ def complete_texts(
     stop_ids: Collection[int] = (),
     pad_id: int | None = None,
     seeds: Sequence[int] | None = None,
+    continues: bool = True,
 ) -> list[TextCompletion]:
     """Generate the text of several prompts at once; each equals the joined pieces of `stream_text` alone.
 
     Args:
         pad_id: by default the tokenizer's pad id, or its end-of-text id where it has none.
+        continues: as in `TextAssembler`.
         model, tokenizer, prompts, sampling, stop_ids, seeds: as in `generate_batch`, with stop strings.
     """
     if pad_id is None:
@@ -151,7 +159,7 @@ def complete_texts(
         if pad_id is None:
             raise UsageError("the tokenizer has neither a pad nor an end-of-text id: pass pad_id (any id will do)")
     stop_ids = with_special_stops(tokenizer, sampling.stop, stop_ids)
-    assemblers = [TextAssembler(tokenizer, sampling.stop, stop_ids) for _ in prompts]
+    assemblers = [TextAssembler(tokenizer, sampling.stop, stop_ids, continues=continues) for _ in prompts]
     texts = [""] * len(prompts)
 
     def should_stop(row: int, step: Step) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import PurePath
 from typing import Any
 
 from groundup.core.errors import ModelError
@@ -44,7 +45,7 @@ tags: [groundup]
 
 # {name}
 
-A language model made with groundup.
+{_origin(lineage)}
 
 | | |
 |---|---|
@@ -58,5 +59,26 @@ Use it: `groundup {verb} {name}`{"" if kind == OWN_TYPE else ", or load it with 
 {json.dumps(lineage, indent=2, ensure_ascii=False)}
 ```
 
-A small model that was trained on little text: it makes things up, and its answers are no advice.
+{_caution(lineage)}
 """
+
+
+def _foreign_parent(lineage: dict[str, Any]) -> str | None:
+    """The name of the model of others that this one was made from, or None where it was trained here from nothing."""
+    parent = lineage.get("parent")
+    if not isinstance(parent, dict) or parent.get("lineage"):
+        return None
+    return str(parent.get("name") or PurePath(str(parent.get("folder", ""))).name or "another model")
+
+
+def _origin(lineage: dict[str, Any]) -> str:
+    parent = _foreign_parent(lineage)
+    if parent is None:
+        return "A language model made with groundup."
+    return f"Made with groundup from `{parent}`. The licence of that model holds for this one too."
+
+
+def _caution(lineage: dict[str, Any]) -> str:
+    if _foreign_parent(lineage) is None:
+        return "A small model that was trained on little text: it makes things up, and its answers are no advice."
+    return "What the model it was made from is good for, and what it is not, stands in that model's own card."

@@ -253,6 +253,7 @@ class PoolingConfig(Config):
 
     kind: Literal["mean", "cls", "last"] = Field(default="mean", description="mean, first token or last token")
     normalize: bool = Field(default=True, description="scale the result to length one")
+    max_length: Count | None = Field(default=None, description="texts are cut to so many tokens (none: what fits)")
 
 
 class TransformerConfig(Config):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import platform
 import shutil
 from dataclasses import dataclass
@@ -27,10 +28,12 @@ from groundup.model.config import FilePartConfig, LayerConfig, TransformerConfig
 from groundup.model.hf_config import from_hf, to_hf
 from groundup.model.sentence import read_pooling, write_pooling
 from groundup.model.transformer import Transformer, assemble
-from groundup.model.weights.files import WEIGHTS_FILE, load_weights, save_weights
+from groundup.model.weights.files import WEIGHTS_FILE, Progress, load_weights, save_weights
 from groundup.tokenizer import load_tokenizer
 from groundup.tokenizer.base import Tokenizer
 from groundup.tokenizer.chat import ChatTemplate, load_chat_template
+
+log = logging.getLogger("groundup.model.directory")
 
 CONFIG_FILE, LINEAGE_FILE, GENERATION_FILE = "config.json", "lineage.json", "generation_config.json"
 TOKENIZER_CONFIG_FILE, CARD_FILE, TEMPLATE_FILE = "tokenizer_config.json", "README.md", "chat_template.jinja"
@@ -67,7 +70,7 @@ class LoadedModel:
         model: with its weights, in evaluation mode.
         tokenizer: its tokenizer.
         chat_template: how conversations are written, None for a model that was not tuned for them.
-        generation: content of generation_config.json, empty when there is none.
+        generation: content of generation_config.json, with the config's `eos_token_id` where it names none.
         lineage: content of lineage.json, empty for a directory that others made.
         folder: where it was read.
     """
@@ -141,7 +144,12 @@ def save_model_directory(
 
 
 def load_model_directory(
-    folder: Path | str, *, device: str = "cpu", dtype: str = "float32", trust_code: bool = False
+    folder: Path | str,
+    *,
+    device: str = "cpu",
+    dtype: str = "float32",
+    trust_code: bool = False,
+    on_progress: Progress | None = None,
 ) -> LoadedModel:
     """Read a model directory, ours or one that transformers wrote.
 
@@ -150,6 +158,7 @@ def load_model_directory(
         device: where the weights go.
         dtype: `float32`, `bfloat16`, `float16` or `float64`, whatever is stored.
         trust_code: allow parts of kind `file`, whose Python file in the directory is then run.
+        on_progress: called with (tensors read, all tensors).
 
     Raises:
         ModelError: when something is missing, damaged, unknown, or does not fit, naming the file.
@@ -158,14 +167,14 @@ def load_model_directory(
     config = read_model_config(folder)
     with torch.device("meta"):  # memory is made when the weights are read, in their dtype and on their device
         model = assemble(_with_paths_under(config, folder), trust_code=trust_code).to(torch_dtype(dtype))
-    load_weights(folder, model, device=device)
-    tokenizer = load_tokenizer(folder)
+    load_weights(folder, model, device=device, on_progress=on_progress)
+    tokenizer = load_tokenizer(folder, vocab_size=config.vocab_size)
     _check_vocabulary(tokenizer, config, folder)
     return LoadedModel(
         model=model.to(device).eval(),
         tokenizer=tokenizer,
         chat_template=load_chat_template(folder),
-        generation=_read_optional(folder / GENERATION_FILE),
+        generation=_read_generation(folder / GENERATION_FILE, config),
         lineage=_read_optional(folder / LINEAGE_FILE),
         folder=folder,
     )
@@ -196,6 +205,21 @@ def _read_optional(path: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise ModelError(f"{path} holds a JSON {type(values).__name__}, not an object")
     return values
+
+
+def _read_generation(path: Path, config: TransformerConfig) -> dict[str, Any]:
+    values = _read_optional(path)
+    named = values.get("eos_token_id")
+    if named is None:
+        ends = list(config.eos_token_ids())
+        return {**values, "eos_token_id": ends} if ends else values
+    ids = named if isinstance(named, list) else [named]
+    if any(isinstance(id, bool) or not isinstance(id, int) for id in ids):
+        raise ModelError(f"{path}: eos_token_id is {named!r}: it is the id of a token, or a list of them")
+    known = [id for id in ids if 0 <= id < config.vocab_size]
+    if known != ids:
+        log.warning("%s: eos_token_id %r is outside of the %d tokens and was left out", path, named, config.vocab_size)
+    return {**values, "eos_token_id": known}
 
 
 def _check_vocabulary(tokenizer: Tokenizer, config: TransformerConfig, folder: Path) -> None:

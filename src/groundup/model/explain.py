@@ -157,7 +157,8 @@ def explain(
 
 def default_context(config: TransformerConfig) -> int:
     """Tokens to count with: as many as the model takes, and no more than 4,096."""
-    return min(config.max_position_embeddings, DEFAULT_CONTEXT)
+    cut = None if config.pooling is None else config.pooling.max_length  # where an encoder cuts texts
+    return min(config.max_position_embeddings, cut or DEFAULT_CONTEXT, DEFAULT_CONTEXT)
 
 
 def kv_cache_bytes(config: TransformerConfig, num_tokens: int, dtype: Dtype = "bfloat16") -> int:

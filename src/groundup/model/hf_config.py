@@ -127,7 +127,8 @@ def from_hf(values: dict[str, Any], *, pooling: PoolingConfig | None = None) -> 
     if model_type(config) == OWN_TYPE:  # its weights would be looked for under our names
         raise ModelError(
             f"the config.json of model_type {name!r} asks for what transformers does not compute in this family: "
-            "compare its values with those of a published model"
+            "compare its values with those of a published model (or, while adding a family: a field of the preset is not "
+            "read off in hf_config._read_off)"
         )
     return config
 
@@ -135,12 +136,12 @@ def from_hf(values: dict[str, Any], *, pooling: PoolingConfig | None = None) -> 
 def _unknown_type(name: Any, values: dict[str, Any]) -> str:
     known = ", ".join([*FAMILIES, OWN_TYPE])
     parts = sorted({part for key, part in MISSING_PARTS.items() if values.get(key)})
-    if isinstance(values.get("text_config"), dict):
-        parts.append(f"its text part alone can be: model_type {values['text_config'].get('model_type')!r}")
     why = f"; what it needs and is missing here: {', '.join(parts)}" if parts else ""
-    add = (
-        "" if parts else "; if its parts are known here, a preset and a name table add it (docs/how-to/add-a-family.md)"
-    )
+    if isinstance(values.get("text_config"), dict):
+        why += (
+            f"; its text part alone can be read if it is known: model_type {values['text_config'].get('model_type')!r}"
+        )
+    add = "" if why else "; if its parts are known here, a preset and a name table add it (docs/how-to/add-a-family.md)"
     return f"model_type {name!r} is not known here (known: {known}){why}{add}"
 
 
@@ -225,7 +226,7 @@ def _preset_fields(name: str, family: Family, values: dict[str, Any]) -> dict[st
         elif key in FIXED:
             if value not in FIXED[key]:
                 raise ModelError(f"{key} = {value!r} is not known here (known: {FIXED[key][0]!r})")
-        elif value is not None and key not in INERT and key not in _READ_APART and key not in family.names:
+        elif value is not None and key not in {*INERT, *_READ_APART, *family.names, *family.fixed}:
             log.warning("config.json: the key %r (%r) is not known here and was left out", key, value)
     fields |= _known_ids(fields) | _window_fields(name, known, fields, values)
     if "rope_theta" in known:
@@ -243,7 +244,7 @@ def _known_ids(fields: dict[str, Any]) -> dict[str, Any]:
     for key in _IDS:
         value, size = fields.get(key), fields["vocab_size"]
         given = value if isinstance(value, tuple) else (value,)
-        inside = tuple(one for one in given if not isinstance(one, int) or one < size)
+        inside = tuple(one for one in given if not isinstance(one, int) or 0 <= one < size)
         if len(inside) < len(given):
             log.warning(
                 "config.json: %s (%r) is outside of the vocabulary of %r tokens and was left out", key, value, size

@@ -96,8 +96,12 @@ def _scaling(kind: str, parameters: dict[str, Any], longest: int) -> RotaryScali
         given["original_max_position_embeddings"] = longest
     elif "original_max_position_embeddings" in known:
         given.setdefault("original_max_position_embeddings", longest)
+    if kind == "yarn" and "factor" not in given and parameters.get("original_max_position_embeddings"):
+        given["factor"] = longest / given["original_max_position_embeddings"]  # as in transformers
     if "factor" not in given:
-        raise ModelError(f"rope_type {kind!r} needs a factor; it has {', '.join(sorted(parameters))}")
+        raise ModelError(
+            f"rope_type {kind!r} needs a factor; it has {', '.join(sorted(key for key, value in parameters.items() if value is not None))}"
+        )
     mscale, all_dim = parameters.get("mscale"), parameters.get("mscale_all_dim")
     if kind == "yarn" and "attention_factor" not in given and mscale and all_dim:
         # DeepSeek's way to give the factor of queries and keys (arXiv:2405.04434, released code).

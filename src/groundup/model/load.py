@@ -11,6 +11,7 @@ from groundup.model.directory import LoadedModel, load_model_directory, read_mod
 from groundup.model.presets import PRESETS, preset
 from groundup.model.sources import locate_model
 from groundup.model.transformer import build
+from groundup.model.weights.files import Progress
 from groundup.model.weights.gguf_model import load_gguf_weights, read_gguf_config
 from groundup.model.weights.gguf_read import open_gguf
 from groundup.tokenizer.bpe import ByteBPE
@@ -18,7 +19,12 @@ from groundup.tokenizer.gguf_vocabulary import chat_template_from_gguf, tokenize
 
 
 def load_model(
-    source: Path | str, *, device: str = "cpu", dtype: str = "float32", trust_code: bool = False
+    source: Path | str,
+    *,
+    device: str = "cpu",
+    dtype: str = "float32",
+    trust_code: bool = False,
+    on_progress: Progress | None = None,
 ) -> LoadedModel:
     """Load a model with its tokenizer and chat template.
 
@@ -28,6 +34,7 @@ def load_model(
         device: where the weights go.
         dtype: `float32`, `bfloat16`, `float16` or `float64`, whatever is stored.
         trust_code: allow parts of kind `file`, whose Python file in the directory is then run.
+        on_progress: called with (tensors read, all tensors).
 
     Raises:
         ModelError: when nothing goes by that name, or something is missing, damaged, unknown, or
@@ -41,11 +48,13 @@ def load_model(
         )
     path = locate_model(source)
     if path.is_dir():
-        return load_model_directory(path, device=device, dtype=dtype, trust_code=trust_code)
-    return load_gguf(path, device=device, dtype=dtype)
+        return load_model_directory(path, device=device, dtype=dtype, trust_code=trust_code, on_progress=on_progress)
+    return load_gguf(path, device=device, dtype=dtype, on_progress=on_progress)
 
 
-def load_gguf(path: Path, *, device: str = "cpu", dtype: str = "float32") -> LoadedModel:
+def load_gguf(
+    path: Path, *, device: str = "cpu", dtype: str = "float32", on_progress: Progress | None = None
+) -> LoadedModel:
     """Load a GGUF file: its blocks become plain numbers of `dtype`.
 
     Raises:
@@ -54,7 +63,7 @@ def load_gguf(path: Path, *, device: str = "cpu", dtype: str = "float32") -> Loa
     """
     with open_gguf(path) as file:
         metadata = file.metadata
-        model = load_gguf_weights(file, dtype=dtype)
+        model = load_gguf_weights(file, dtype=dtype, on_progress=on_progress)
         tokenizer = tokenizer_from_gguf(metadata)
         template = chat_template_from_gguf(metadata)
     ids: dict[str, Any] = {"eos_token_id": list(model.config.eos_token_ids())} if model.config.eos_token_ids() else {}

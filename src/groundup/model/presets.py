@@ -145,7 +145,10 @@ def gpt2(
 def llama3(
     *, attention_bias: bool = False, mlp_bias: bool = False, qk_norm: bool = False, **fields: Unpack[Decoder]
 ) -> TransformerConfig:
-    """Llama 1 to 3.2, here 3.2 1B (Grattafiori et al. 2024, arXiv:2407.21783); TinyLlama and SmolLM2 are Llamas too."""
+    """Llama 1 to 3.2, here 3.2 1B without its rotary scaling (Grattafiori et al. 2024, arXiv:2407.21783).
+
+    TinyLlama and SmolLM2 are Llamas too.
+    """
     defaults = Decoder(
         vocab_size=128256,
         hidden_size=2048,

@@ -10,6 +10,7 @@ from groundup.core.files import read_json, write_json
 from groundup.model.config import PoolingConfig
 
 MODULES_FILE, POOLING_FILE = "modules.json", "1_Pooling/config.json"
+LENGTH_FILE = "sentence_bert_config.json"
 _MODES = {"mean": "pooling_mode_mean_tokens", "cls": "pooling_mode_cls_token", "last": "pooling_mode_lasttoken"}
 
 
@@ -36,7 +37,17 @@ def read_pooling(folder: Path) -> PoolingConfig | None:
     kind = next((kind for kind, key in _MODES.items() if chosen == [key]), None)
     if kind is None:
         raise ModelError(f"{path} has {', '.join(chosen) or 'no mode'}; known is one of {', '.join(_MODES.values())}")
-    return PoolingConfig(kind=kind, normalize="Normalize" in kinds)
+    return PoolingConfig(kind=kind, normalize="Normalize" in kinds, max_length=_read_max_length(folder))
+
+
+def _read_max_length(folder: Path) -> int | None:
+    """Where sentence-transformers cuts texts, which can be well before the model's end."""
+    path = folder / LENGTH_FILE
+    values = read_json(path, ModelError) if path.is_file() else {}
+    length = values.get("max_seq_length") if isinstance(values, dict) else None
+    if length is not None and (isinstance(length, bool) or not isinstance(length, int) or length < 1):
+        raise ModelError(f"{path}: max_seq_length is {length!r}, not a number of tokens")
+    return length
 
 
 def write_pooling(folder: Path, pooling: PoolingConfig, hidden_size: int, max_length: int) -> None:
@@ -51,4 +62,6 @@ def write_pooling(folder: Path, pooling: PoolingConfig, hidden_size: int, max_le
     write_json(folder / MODULES_FILE, modules)
     modes = {key: kind == pooling.kind for kind, key in _MODES.items()}
     write_json(folder / POOLING_FILE, {"word_embedding_dimension": hidden_size, **modes})
-    write_json(folder / "sentence_bert_config.json", {"max_seq_length": max_length, "do_lower_case": False})
+    length = min(pooling.max_length or max_length, max_length)
+    # Lower case is the tokenizer's affair, here as in sentence-transformers' own files of MiniLM.
+    write_json(folder / LENGTH_FILE, {"max_seq_length": length, "do_lower_case": False})

@@ -24,7 +24,7 @@ from groundup.data.sources import find_files, read_source
 from groundup.recipes.settings import CorpusSettings, TokenizerSettings
 from groundup.tokenizer import CharTokenizer, load_tokenizer, train_bpe
 from groundup.tokenizer.base import Tokenizer
-from groundup.tokenizer.chat import DEFAULT_CHAT_TEMPLATE, ChatTemplate, encode_chat
+from groundup.tokenizer.chat import default_chat_template, encode_chat
 
 PYTHON_DOCS = "python-docs"
 
@@ -124,7 +124,7 @@ def make_tokenizer(corpus: Corpus, settings: TokenizerSettings, folder: Path, *,
             tokenizer = train_bpe(
                 texts, settings.vocab_size, pattern=settings.pattern, on_progress=console.Running(ticker)
             )
-    tokenizer.save(folder, chat_template=DEFAULT_CHAT_TEMPLATE, max_length=max_length)
+    tokenizer.save(folder, chat_template=default_chat_template(tokenizer).source, max_length=max_length)
     return load_tokenizer(folder)
 
 
@@ -148,7 +148,7 @@ def make_shards(corpus: Corpus, tokenizer: Tokenizer, folder: Path, *, chat: boo
 
 def _conversations(corpus: Corpus, tokenizer: Tokenizer, seed: int) -> Iterator[tuple[str, list[int], int]]:
     """The training conversations in which the answer stands in the prompt, as token ids in a random order."""
-    template = ChatTemplate(DEFAULT_CHAT_TEMPLATE)
+    template = default_chat_template(tokenizer)
     examples = [e for e in read_examples(corpus.folder, "train") if not e.kind.startswith("recall")]
     random_for(seed, "pretrain", "chat").shuffle(examples)
     for index, example in enumerate(examples):

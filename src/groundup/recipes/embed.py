@@ -7,11 +7,10 @@ from pathlib import Path
 
 from groundup.core import console
 from groundup.core.errors import UsageError
-from groundup.core.execution import resolve_device
 from groundup.core.files import explain_write_error
 from groundup.data.readers import read_text
 from groundup.inference.embed import embed_texts
-from groundup.model.load import load_model
+from groundup.recipes.loading import open_model
 
 
 def embed(
@@ -38,13 +37,19 @@ def embed(
         device: where the model runs.
     """
     if file is not None:
-        texts = [*texts, *(line for line in read_text(file).splitlines() if line.strip())]
+        # At line ends only: str.splitlines also cuts at U+2028, which stands inside of texts.
+        texts = [*texts, *(line for line in read_text(file).replace("\r\n", "\n").split("\n") if line.strip())]
     if not texts:
         raise UsageError('there is nothing to embed: give texts, as in  groundup embed minilm "a text", or --file')
+    for name, value in (("batch-size", batch_size), ("top", top)):
+        if value < 1:
+            raise UsageError(f"--{name} {value}: give a number of at least 1")
     if out is not None and out.suffix not in (".npy", ".jsonl"):
         raise UsageError(f"--out {out}: vectors are written as .npy or .jsonl")
-    loaded = load_model(source, device=resolve_device(device))
-    with console.progress("embed", len(texts), "texts") as ticker:
+    if out is not None and not out.absolute().parent.is_dir():
+        raise UsageError(f"--out {out}: there is no folder {out.parent}")
+    loaded = open_model(source, device=device, writes=False)
+    with console.progress("embed", len(texts), "texts", to=console.err) as ticker:
         vectors = embed_texts(loaded.model, loaded.tokenizer, texts, batch_size=batch_size, on_progress=ticker.advance)
     if query is not None:
         likeness = vectors @ embed_texts(loaded.model, loaded.tokenizer, [query])[0]

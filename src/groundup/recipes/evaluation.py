@@ -32,11 +32,11 @@ from groundup.inference.sampling import Sampling
 from groundup.inference.session import answer_stop_ids
 from groundup.inference.text import stream_text
 from groundup.model.directory import LoadedModel
-from groundup.model.load import load_model
 from groundup.recipes.corpus import read_examples
+from groundup.recipes.loading import open_model
 from groundup.recipes.settings import EvaluationSettings
-from groundup.tokenizer.base import Tokenizer
-from groundup.tokenizer.chat import DEFAULT_CHAT_TEMPLATE, ChatTemplate
+from groundup.tokenizer.base import Tokenizer, document_start_id
+from groundup.tokenizer.chat import default_chat_template
 from groundup.tokenizer.stats import tokenizer_statistics
 
 COPY = "copy the most likely span"
@@ -206,7 +206,8 @@ def samples(base: LoadedModel, corpus: Corpus, *, seed: int) -> list[dict[str, A
     for document in documents[:2]:
         beginning = document.text[:60]
         prompt = beginning.rsplit(" ", 1)[0] or beginning
-        ids = base.tokenizer.encode(prompt)
+        start = document_start_id(base.tokenizer)
+        ids = [*([] if start is None else [start]), *base.tokenizer.encode(prompt)]
         for temperature in TEMPERATURES:
             sampling = Sampling(temperature=temperature, max_new_tokens=80, seed=seed)
             stops = [] if base.tokenizer.eos_id is None else [base.tokenizer.eos_id]
@@ -230,10 +231,10 @@ def evaluate_run(
     Returns:
         the files written into `out`.
     """
-    base = load_model(base_folder)
+    base = open_model(base_folder)
     models = {role_of(base): base}
     if chat_folder is not None:
-        models["chat"] = load_model(chat_folder)
+        models["chat"] = open_model(chat_folder)
     written: dict[str, Any] = {
         "tokenizer.json": describe_tokenizer(base.tokenizer, corpus),
         "language.json": evaluate_language(corpus, base, settings, seed=seed),
@@ -312,13 +313,14 @@ def _question(index: int, example: ChatExample) -> Question:
 
 
 def _ask(name: str, model: LoadedModel, questions: Sequence[Question]) -> list[Answer]:
+    template = model.chat_template or default_chat_template(model.tokenizer)
     with console.progress(f"eval: questions to {name}", len(questions), "questions") as ticker:
         return answer_questions(
             model.model,
             model.tokenizer,
             questions,
-            template=model.chat_template or ChatTemplate(DEFAULT_CHAT_TEMPLATE),
-            stop_ids=answer_stop_ids(model.tokenizer, model.generation),
+            template=template,
+            stop_ids=answer_stop_ids(model.tokenizer, template, model.generation),
             max_new_tokens=MAX_ANSWER_TOKENS,
             batch_size=32,
             on_progress=console.Running(ticker),

@@ -7,11 +7,17 @@ from pathlib import Path
 
 from groundup.core import console
 from groundup.core.errors import UsageError
+from groundup.core.files import check_writable
 from groundup.model.counts import count_parameters
 from groundup.model.directory import check_replaceable, save_model_directory
-from groundup.model.load import load_model
+from groundup.model.load import read_config
+from groundup.model.sources import locate_model
+from groundup.model.weights.gguf_config import config_to_gguf
 from groundup.model.weights.gguf_mix import mix_named
 from groundup.model.weights.gguf_model import save_gguf
+from groundup.model.weights.gguf_read import open_gguf
+from groundup.recipes.loading import check_not_source, lineage_digest, open_model
+from groundup.tokenizer.chat import turn_end_id
 
 
 def export_gguf(source: str, out: Path | None, *, type: str) -> Path:
@@ -26,11 +32,17 @@ def export_gguf(source: str, out: Path | None, *, type: str) -> Path:
         the path of the file.
     """
     mix_named(type)
+    locate_model(source)
     path = out or _default_path(source, type)
     if path.suffix != ".gguf":
         raise UsageError(f"--out {path}: a GGUF file ends in .gguf")
-    loaded = load_model(source)
+    check_not_source(path, source)
+    check_writable(path)
+    config_to_gguf(read_config(source))  # refused before the weights are read
+    _warn_of_rounding_twice(source, type)
+    loaded = open_model(source)
     template = None if loaded.chat_template is None else loaded.chat_template.source
+    end = None if loaded.chat_template is None else turn_end_id(loaded.tokenizer, loaded.chat_template)
     count = sum(parameter.numel() for parameter in loaded.model.parameters())
     with console.progress("export", len(loaded.model.state_dict()), "tensors") as ticker:
         done = 0
@@ -41,7 +53,13 @@ def export_gguf(source: str, out: Path | None, *, type: str) -> Path:
             done = written
 
         formats = save_gguf(
-            path, loaded.model, loaded.tokenizer, type=type, chat_template=template, on_progress=advance
+            path,
+            loaded.model,
+            loaded.tokenizer,
+            type=type,
+            chat_template=template,
+            end_of_turn_id=end,
+            on_progress=advance,
         )
     size = path.stat().st_size
     kinds = ", ".join(f"{number} {name}" for name, number in Counter(formats.values()).most_common())
@@ -61,12 +79,18 @@ def export_directory(source: str, out: Path | None, *, dtype: str) -> Path:
     """
     if out is None:
         raise UsageError("--out is needed: the directory to write")
+    check_not_source(out, source)
     check_replaceable(out)
-    loaded = load_model(source, dtype=dtype)
+    check_writable(out)
+    loaded = open_model(source, dtype=dtype)
     template = None if loaded.chat_template is None else loaded.chat_template.source
     lineage = {
         "stage": "export",
-        "parent": {"folder": str(loaded.folder), "name": loaded.lineage.get("name")},
+        "parent": {
+            "folder": str(source),
+            "name": loaded.lineage.get("name"),
+            "lineage": lineage_digest(loaded.folder),
+        },
         "recipe": f"export --to hf --dtype {dtype}",
     }
     save_model_directory(
@@ -77,7 +101,22 @@ def export_directory(source: str, out: Path | None, *, dtype: str) -> Path:
     return out
 
 
+def _warn_of_rounding_twice(source: str, type: str) -> None:
+    path = locate_model(source)
+    if path.is_dir() or mix_named(type).format in ("F32", "F16", "BF16", "Q8_0"):
+        return
+    with open_gguf(path) as file:
+        kinds = {tensor.format for tensor in file.tensors.values()} - {"F32", "F16", "BF16", "Q8_0"}
+    if kinds:
+        console.warn(
+            f"{source} holds {', '.join(sorted(kinds))} blocks: what was rounded is rounded again as {type.upper()}, "
+            "which may be larger and worse than the file itself. Begin with unquantised weights, or choose Q8_0 or F16"
+        )
+
+
 def _default_path(source: str, type: str) -> Path:
     given = Path(source)
+    if given.name in ("", ".."):  # the folder one stands in, and the one above
+        given = given.resolve()
     name = f"{(given.stem if given.suffix == '.gguf' else given.name)}-{type.upper()}.gguf"
     return given.with_name(name) if given.exists() else Path(name)

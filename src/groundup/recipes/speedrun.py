@@ -35,7 +35,7 @@ from groundup.recipes.report import write_report
 from groundup.recipes.settings import CorpusSettings, ExecutionSettings, SpeedrunSettings
 from groundup.recipes.training import LONGEST_CONVERSATION, TrainingRun, pretrain, sft, tuning_rows
 from groundup.tokenizer import load_tokenizer
-from groundup.tokenizer.chat import DEFAULT_CHAT_TEMPLATE, ChatTemplate, Message, encode_chat
+from groundup.tokenizer.chat import Message, default_chat_template, encode_chat
 
 DEFAULT_DEPTH = 4
 
@@ -301,7 +301,8 @@ class _Speedrun:
 
     def _check_conversations(self, corpus: Corpus, settings: SpeedrunSettings) -> None:
         """Find out before the training whether there will be anything to tune on."""
-        tokenizer, template = load_tokenizer(self.run.path / "tokenizer"), ChatTemplate(DEFAULT_CHAT_TEMPLATE)
+        tokenizer = load_tokenizer(self.run.path / "tokenizer")
+        template = default_chat_template(tokenizer)
         examples = read_examples(corpus.folder, "train")
         if not examples:
             raise DataError(

@@ -9,22 +9,23 @@ from groundup.core import console
 from groundup.core.config import merge
 from groundup.core.errors import DataError, UsageError
 from groundup.core.execution import peak_memory_bytes, resolve_device
-from groundup.core.files import read_json, sha256_file, sha256_json, write_json
+from groundup.core.files import check_writable, read_json, sha256_file, sha256_json, write_json
 from groundup.core.interrupt import stop_on_signal
 from groundup.core.metrics import JsonlSink
 from groundup.core.seeds import random_for
 from groundup.data.chat_files import read_conversations
 from groundup.data.corpus import read_corpus
 from groundup.model.counts import count_parameters
-from groundup.model.load import load_model, read_config
+from groundup.model.load import read_config
 from groundup.recipes.corpus import make_shards, read_examples
 from groundup.recipes.dial import settings_for
 from groundup.recipes.evaluation import evaluate_run
+from groundup.recipes.loading import check_not_source, check_writes, open_model
 from groundup.recipes.settings import EvaluationSettings, ExecutionSettings, SftSettings
 from groundup.recipes.training import TrainingRun, pretrain, sft
-from groundup.recipes.tuning import announce, compare, default_settings
+from groundup.recipes.tuning import BEFORE_FILE, announce, compare, default_settings
 from groundup.tokenizer import load_tokenizer
-from groundup.tokenizer.chat import DEFAULT_CHAT_TEMPLATE, ChatTemplate, encode_chat
+from groundup.tokenizer.chat import default_chat_template, encode_chat, turn_end_id
 from groundup.train.distributed import from_first_process, process_group, rank_and_world_size
 from groundup.train.trainer import TrainResult
 
@@ -36,6 +37,15 @@ def work_folder(out: Path) -> Path:
     """Where a stage keeps checkpoints, plan and metrics: beside its result."""
     out = out.resolve()
     return out.with_name(f"{out.name}.work")
+
+
+def _check_is_of_this_run(out: Path) -> None:
+    """Raise UsageError where `out` is a model and the run that made it, which would go on, is not beside it."""
+    if (out / "config.json").is_file() and not (work_folder(out) / "checkpoints").is_dir():
+        raise UsageError(
+            f"--out {out} is a model already, and the checkpoints of the run that made it are not in {work_folder(out)}: "
+            "name another folder, or remove this one"
+        )
 
 
 def pretrain_stage(
@@ -51,6 +61,8 @@ def pretrain_stage(
 ) -> TrainResult:
     """Tokenise a corpus if that is not done yet, and train a model directory on it."""
     corpus, tokenizer = read_corpus(corpus_folder), load_tokenizer(tokenizer_folder)
+    check_writable(out)
+    _check_is_of_this_run(out)
     work = work_folder(out)
     given = {"pretrain" if table == "train" else table: values for table, values in overrides.items()}
     dialled = settings_for(
@@ -114,9 +126,11 @@ def read_chats(data: Path, *, seed: int) -> tuple[list[Conversation], list[Conve
 def sft_stage(model: str, data: Path, out: Path, *, seed: int, replan: bool, overrides: dict[str, Any]) -> TrainResult:
     """Tune a model on a file of conversations or on a corpus folder's; say before what it will cost, and write a page
     with the held-out loss and answers before and after."""
+    check_not_source(out, model)
+    check_writes(model, True)
+    check_writable(out)
+    _check_is_of_this_run(out)
     train, validation = read_chats(data, seed=seed)
-    if Path(model).resolve() == out.resolve():
-        raise UsageError(f"--out {out} is the model itself: name another folder, so that the parent stays")
     parameters = count_parameters(read_config(model)).total
     settings = SftSettings(**default_settings(overrides.get("train", {}), len(train), parameters))
     work = work_folder(out)
@@ -139,7 +153,13 @@ def sft_stage(model: str, data: Path, out: Path, *, seed: int, replan: bool, ove
             on_start=lambda start: announce(start, settings, work),
         )
         peak = peak_memory_bytes()
-        _tell(out, result, "loss on held-out conversations")
+        before = work / BEFORE_FILE
+        _tell(
+            out,
+            result,
+            "loss on held-out conversations",
+            before=read_json(before)["loss"] if before.is_file() else None,
+        )
         if rank_and_world_size()[0] == 0:
             console.say(f"before and after: {compare(model, out, validation, result, work, peak_bytes=peak)}")
     return result
@@ -149,19 +169,30 @@ def preview_stage(model: str, data: Path, *, count: int) -> None:
     """Print conversations as the model sees them, with the trained tokens and the stop token coloured."""
     if count < 1:
         raise UsageError(f"--preview {count}: ask for at least one conversation")
-    loaded = load_model(model)
-    template = loaded.chat_template or ChatTemplate(DEFAULT_CHAT_TEMPLATE)
-    train, _ = read_chats(data, seed=0)
+    loaded = open_model(model, writes=True)
+    template = loaded.chat_template or default_chat_template(loaded.tokenizer)
+    examples = read_conversations(data) if data.is_file() else read_chats(data, seed=0)[0]
     tokenizer = loaded.tokenizer
-    stop = tokenizer.special_tokens.get("<|im_end|>")
-    console.say("trained tokens are green, the stop token is red; the rest is read but not trained")
-    for messages in train[:count]:
+    stop = turn_end_id(tokenizer, template)
+    coloured = console.out.is_terminal
+    console.say(
+        "trained tokens are green, the stop token is red; the rest is read but not trained"
+        if coloured
+        else "trained tokens stand between [[ and ]]; the rest is read but not trained"
+    )
+    for messages in examples[:count]:
         chat = encode_chat(tokenizer, template, messages)
         pieces: list[tuple[str, str]] = []
+        was_trained = False
         for token, is_trained in zip(chat.ids, chat.trained, strict=True):
             style = "bold red" if is_trained and token == stop else "green" if is_trained else "dim"
             text = tokenizer.token_bytes(token).decode("utf-8", "replace")
+            if not coloured and is_trained != was_trained:
+                text = f"[[{text}" if is_trained else f"]]{text}"
+            was_trained = is_trained
             pieces.append((text, style))
+        if was_trained and not coloured:
+            pieces.append(("]]", "dim"))
         console.heading(f"{sum(chat.trained)} of {len(chat.ids)} tokens trained")
         console.coloured(pieces)
         if not any(chat.trained) or all(chat.trained):
@@ -211,8 +242,11 @@ def _range(method: dict[str, Any]) -> str:
     return f"{method['low']:.3f} to {method['high']:.3f}"
 
 
-def _tell(out: Path, result: TrainResult, measure: str) -> None:
-    best = "" if result.best_value is None else f", {measure} {result.best_value:.4f} after step {result.best_step:,}"
+def _tell(out: Path, result: TrainResult, measure: str, *, before: float | None = None) -> None:
+    was = "" if before is None else f"{before:.4f} before, "
+    best = ""
+    if result.best_value is not None:
+        best = f", {measure} {was}{result.best_value:.4f} after step {result.best_step:,} (whose weights are kept)"
     console.say(
         f"{out}: {result.steps:,} steps, {console.format_count(result.tokens)} trained tokens in "
         f"{console.format_seconds(result.seconds)}{best}"

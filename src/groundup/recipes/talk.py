@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 from groundup.core import console
 from groundup.core.errors import GroundupError, UsageError
-from groundup.core.execution import resolve_device
 from groundup.inference.sampling import Sampling
-from groundup.inference.session import ChatSession, open_session
+from groundup.inference.session import ChatSession, answer_stop_ids, open_session
 from groundup.inference.text import stream_text
-from groundup.model.load import load_model
+from groundup.recipes.loading import open_model
+from groundup.tokenizer.base import document_start_id
 
 HELP = """/help            this list
 /reset           forget the conversation
@@ -27,12 +28,13 @@ def complete(
     source: str | Path, prompt: str, sampling: Sampling, *, device: str = "cpu", dtype: str = "float32"
 ) -> Iterator[str]:
     """Yield the prompt and then its continuation, piece by piece."""
-    loaded = load_model(source, device=resolve_device(device), dtype=dtype)
+    loaded = open_model(source, device=device, dtype=dtype, writes=True)
     tokenizer = loaded.tokenizer
-    stops = {tokenizer.eos_id} if tokenizer.eos_id is not None else set[int]()
+    stops = answer_stop_ids(tokenizer, loaded.chat_template, loaded.generation)
     ids = [*tokenizer.prefix_ids, *tokenizer.encode(prompt)]
-    # A document begins after a separator; so does a prompt without text.
-    ids = ids or ([tokenizer.eos_id] if tokenizer.eos_id is not None else [])
+    start = document_start_id(tokenizer)
+    if not ids and start is not None:  # a prompt without text begins a document
+        ids = [start]
     yield prompt
     for piece in stream_text(loaded.model, tokenizer, ids, sampling, stop_ids=stops):
         yield piece.text
@@ -48,11 +50,13 @@ def chat_loop(
     dtype: str = "float32",
 ) -> None:
     """Read messages from the standard input and stream the answers, until its end or /quit."""
-    loaded = load_model(source, device=resolve_device(device), dtype=dtype)
+    loaded = open_model(source, device=device, dtype=dtype, writes=True)
     session = open_session(loaded, system=system, sampling=sampling, on_notice=console.warn)
     if load is not None:
         session.load(load)
     interactive = sys.stdin.isatty()
+    if isinstance(sys.stdin, io.TextIOWrapper):  # bytes that are no text become U+FFFD and end no conversation
+        sys.stdin.reconfigure(errors="replace")
     if interactive:
         console.say(f"{source}: /help lists the commands, Ctrl-D ends")
     while True:

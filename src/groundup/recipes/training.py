@@ -15,7 +15,7 @@ from torch import nn
 from groundup import __version__
 from groundup.align.sft import conversation_loss, encode_conversations
 from groundup.core import console
-from groundup.core.errors import DataError
+from groundup.core.errors import DataError, PlanError
 from groundup.core.execution import (
     ExecutionPlan,
     available_cpus,
@@ -30,12 +30,13 @@ from groundup.data.batch import Batch
 from groundup.data.conversations import ConversationSource
 from groundup.data.sampler import Mixture, TokenWindows, evaluation_batches
 from groundup.data.shards import INDEX, TokenShards
+from groundup.inference.session import answer_stop_ids
 from groundup.model.config import TransformerConfig
 from groundup.model.directory import check_replaceable, save_model_directory
 from groundup.model.initialize import has_room_for_induction, plant_induction_circuit
-from groundup.model.load import load_model
 from groundup.model.presets import preset
 from groundup.model.transformer import Transformer, build
+from groundup.recipes.loading import lineage_digest, open_model
 from groundup.recipes.settings import (
     ExecutionSettings,
     ModelSettings,
@@ -44,11 +45,12 @@ from groundup.recipes.settings import (
     SpeedrunSettings,
 )
 from groundup.tokenizer.base import Tokenizer
-from groundup.tokenizer.chat import DEFAULT_CHAT_TEMPLATE, ChatTemplate, EncodedChat, Message
+from groundup.tokenizer.chat import ChatTemplate, EncodedChat, Message, default_chat_template
 from groundup.train.contracts import BatchSource
 from groundup.train.distributed import from_first_process, rank_and_world_size
 from groundup.train.objectives import next_token_loss
 from groundup.train.probe import ProbeResult, probe
+from groundup.train.resume import weights_digest
 from groundup.train.trainer import Trainer, TrainResult
 
 EVALUATION_ROWS = 16
@@ -148,27 +150,49 @@ def probe_plan(model: Transformer, settings: ExecutionSettings, *, rows: int, co
     return probe(model, next_token_loss, make_batch, plan, micro_batches=sizes, precisions=precisions)
 
 
-def settled_plan(run: TrainingRun, make_plan: Callable[[], ExecutionPlan]) -> ExecutionPlan:
+def settled_plan(
+    run: TrainingRun, execution: ExecutionSettings, make_plan: Callable[[], ExecutionPlan]
+) -> ExecutionPlan:
     """The plan that this stage began with, or a new one that is recorded before the first step.
 
     It is recorded apart from the checkpoints, so that a run killed before its first checkpoint begins again under
     the same plan.
 
     Raises:
-        PlanError: when the recorded plan cannot be repeated here and no new one was asked for.
+        PlanError: when the recorded plan cannot be repeated here, or was made for other settings than those given now,
+            and no new one was asked for.
     """
-    path = run.work / "plan.json"
+    path, asked = run.work / "plan.json", run.work / "execution.json"
 
     def recorded_or_new() -> ExecutionPlan:
         if path.is_file() and not run.replan:
+            _check_asked_alike(asked, execution)
             return ExecutionPlan(**read_json(path))
         plan = make_plan()
+        write_json(asked, execution.to_dict())
         write_json(path, plan.to_dict())
         return plan
 
     plan = from_first_process(recorded_or_new)
     plan.check_repeatable()
     return plan
+
+
+def _check_asked_alike(path: Path, execution: ExecutionSettings) -> None:
+    """Raise PlanError where settings are given that the recorded plan was not made for; they would do nothing."""
+    if not path.is_file():
+        return
+    recorded, default = read_json(path), ExecutionSettings()
+    changed = [
+        f"{name} {value!r} (it was made with {recorded.get(name)!r})"
+        for name, value in execution.to_dict().items()
+        if value != getattr(default, name) and value != recorded.get(name)
+    ]
+    if changed:
+        raise PlanError(
+            f"an execution plan is recorded beside {path}, so these settings would do nothing: {', '.join(changed)}. "
+            "Run again with --replan to go on under a new plan (the result will differ in the last bits)"
+        )
 
 
 def pretrain(
@@ -194,6 +218,7 @@ def pretrain(
         init_from: a model directory to go on from instead of random weights.
     """
     check_replaceable(out)
+    template, generation = default_chat_template(tokenizer), dict[str, Any]()
     train, validation = TokenShards(shards / "train"), TokenShards(shards / "validation")
     for part in (train, validation):
         part.check_tokenizer(tokenizer)
@@ -203,16 +228,18 @@ def pretrain(
         if settings.starting_values == "induction" and has_room_for_induction(model):
             plant_induction_circuit(model, seed=seed)
     else:
-        parent = load_model(init_from)
+        parent = open_model(init_from)
         if parent.tokenizer.fingerprint() != tokenizer.fingerprint():
             raise DataError(
                 f"{init_from} was trained with another tokenizer than this one: its ids mean other texts. "
                 f"Use the model's own, --tokenizer {init_from}"
             )
         model = parent.model
+        template, generation = parent.chat_template or template, parent.generation
     _settle_memory(model)
     plan = settled_plan(
         run,
+        execution,
         lambda: choose_plan(build(model.config), execution, rows=settings.batch_size, context=settings.context),
     )
     source = pretraining_source(shards, train, settings, plan, seed)
@@ -233,14 +260,24 @@ def pretrain(
             "data": train.index["shards"],
             "tokenizer": tokenizer.fingerprint(),
             "starting_values": settings.starting_values if init_from is None else None,
-            "init_from": None if init_from is None else _lineage_hash(init_from),
+            "init_from": None if init_from is None else weights_digest(model),
         },
     )
     result = trainer.fit()
     trainer.load_best(model)
     facts = {**lineage, "stage": "pretrain", "seed": seed, "context": settings.context}
-    template = ChatTemplate(DEFAULT_CHAT_TEMPLATE)
-    _save(out, model, tokenizer, plan, settings, result, facts, parent=init_from, template=template)
+    _save(
+        out,
+        model,
+        tokenizer,
+        plan,
+        settings,
+        result,
+        facts,
+        parent=init_from,
+        template=template,
+        generation=generation,
+    )
     return result
 
 
@@ -338,8 +375,8 @@ def sft(
     """Tune a model on conversations and write the result as a model directory.
 
     Args:
-        parent: the model to begin from, anything that `load_model` takes; its chat template is used, or ChatML where
-            it has none.
+        parent: the model to begin from, anything that `load_model` takes; its chat template is used, or
+            `default_chat_template` where it has none.
         train, validation: conversations as lists of messages.
         on_start: told what is known before the first update.
 
@@ -347,9 +384,9 @@ def sft(
         DataError: when the rendering of a conversation trains nothing or everything, or none fits.
     """
     check_replaceable(out)
-    loaded = load_model(parent)
+    loaded = open_model(parent)
     model, tokenizer = loaded.model, loaded.tokenizer
-    template = loaded.chat_template or ChatTemplate(DEFAULT_CHAT_TEMPLATE)
+    template = loaded.chat_template or default_chat_template(tokenizer)
     pad_id = tokenizer.eos_id if tokenizer.pad_id is None else tokenizer.pad_id
     if pad_id is None:
         raise DataError(f"{parent} has a tokenizer without a padding token: add one to its tokenizer_config.json")
@@ -363,7 +400,7 @@ def sft(
         measured.append(probe_plan(build(model.config), execution, rows=rows, context=min(128, longest)))
         return measured[0].plan
 
-    plan = settled_plan(run, probed_plan)
+    plan = settled_plan(run, execution, probed_plan)
     rank, world_size = rank_and_world_size()
     source = ConversationSource(
         chats,
@@ -377,8 +414,6 @@ def sft(
         world_size=world_size,
     )
     held_out = _held_out(encoded_with_progress(tokenizer, template, validation), longest, pad_id, seed)
-    if on_start is not None and rank == 0:
-        on_start(TuningStart(model, source, held_out, plan, measured[0] if measured else None))
     trainer = Trainer(
         model,
         source,
@@ -394,12 +429,30 @@ def sft(
         watch="loss",
         stop=run.stop,
         replan=run.replan,
-        identity={"parent": sha256_json(loaded.lineage), "conversations": len(train)},
+        identity={
+            "parent": weights_digest(model),
+            # The held-out ones choose which weights are kept.
+            "conversations": sha256_json([list(map(list, part)) for part in (train, validation)]),
+        },
     )
+    trainer.check_resumable()  # before anything is measured or written for this run
+    if on_start is not None and rank == 0:
+        on_start(TuningStart(model, source, held_out, plan, measured[0] if measured else None))
     result = trainer.fit()
     trainer.load_best(model)
     facts = {**lineage, "stage": "sft", "seed": seed, "context": loaded.lineage.get("context")}
-    _save(out, model, tokenizer, plan, settings, result, facts, parent=parent, template=template)
+    _save(
+        out,
+        model,
+        tokenizer,
+        plan,
+        settings,
+        result,
+        facts,
+        parent=parent,
+        template=template,
+        generation=loaded.generation,
+    )
     return result
 
 
@@ -414,6 +467,11 @@ def _longest(settings: SftSettings, chats: Sequence[EncodedChat], max_position_e
 def _held_out(chats: Sequence[EncodedChat], max_length: int, pad_id: int, seed: int) -> ConversationSource | None:
     """The held-out conversations that fit, as batches; None (with a warning) when there are none."""
     fitting = [chat for chat in chats if len(chat.ids) <= max_length]
+    if 0 < len(fitting) < len(chats):
+        console.warn(
+            f"{len(chats) - len(fitting)} of {len(chats)} held-out conversations have more than {max_length} tokens and "
+            "are left out"
+        )
     if not fitting:
         reason = f"none of {len(chats)} held-out conversations has at most {max_length} tokens"
         console.warn(
@@ -442,18 +500,20 @@ def _save(
     *,
     parent: Path | str | None,
     template: ChatTemplate,
+    generation: dict[str, Any],
 ) -> None:
     """Write the model directory from the first process; the others have the same weights.
 
     Args:
         lineage: facts of the stage; `context` is the window that the model was trained on.
         template: how conversations are written for this model.
+        generation: generation_config.json of the parent, whose settings are kept.
     """
     if rank_and_world_size()[0] != 0:
         return
     facts = {
         **lineage,
-        "parent": None if parent is None else {"folder": str(parent), "lineage": _lineage_hash(parent)},
+        "parent": None if parent is None else {"folder": str(parent), "lineage": lineage_digest(parent)},
         "settings": settings.to_dict(),
         "execution": plan.to_dict(),
         "steps": result.steps,
@@ -462,17 +522,8 @@ def _save(
         "seconds": round(result.seconds, 1),
         "versions": {"groundup": __version__, "torch": torch.__version__, "python": platform.python_version()},
     }
-    # A turn ends with <|im_end|>, a document with the tokenizer's eos: generation stops at either.
-    ends = [tokenizer.special_tokens.get("<|im_end|>"), tokenizer.eos_id]
-    generation = {
-        "bos_token_id": tokenizer.bos_id,
-        "eos_token_id": [end for end in ends if end is not None],
-        "pad_token_id": tokenizer.pad_id,
-        "max_new_tokens": 256,
-    }
+    # Generation stops where a turn ends, where a document ends, and where the parent stopped.
+    ends = {"eos_token_id": answer_stop_ids(tokenizer, template, generation)}
+    ids = {"bos_token_id": tokenizer.bos_id, "pad_token_id": tokenizer.pad_id}
+    generation = {"max_new_tokens": 256} | generation | ids | ends
     save_model_directory(out, model, tokenizer, chat_template=template.source, lineage=facts, generation=generation)
-
-
-def _lineage_hash(source: Path | str) -> str | None:
-    path = Path(source) / "lineage.json"
-    return sha256_json(read_json(path)) if path.is_file() else None

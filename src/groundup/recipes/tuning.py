@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from groundup.align.sft import conversation_loss
 from groundup.core import console
-from groundup.core.files import read_json, write_json
+from groundup.core.files import read_json, sha256_json, write_json
 from groundup.inference.config import Sampling
 from groundup.inference.session import answer_stop_ids
 from groundup.inference.text import complete_texts
 from groundup.model.counts import count_parameters, training_memory_bytes
 from groundup.model.directory import LoadedModel
-from groundup.model.load import load_model
+from groundup.recipes.loading import open_model
 from groundup.recipes.plan import INTERPRETER_BYTES
 from groundup.recipes.report.tuning import write_tuning_report
 from groundup.recipes.settings import SftSettings
 from groundup.recipes.training import EVALUATION_TOKENS, TuningStart
-from groundup.tokenizer.chat import DEFAULT_CHAT_TEMPLATE, ChatTemplate, Message, encode_chat
+from groundup.tokenizer.chat import Message, default_chat_template, encode_chat
+from groundup.train.resume import weights_digest
 from groundup.train.trainer import TrainResult
 
 NUM_PAIRS = 10
@@ -84,12 +85,11 @@ def default_settings(values: dict[str, Any], num_conversations: int, parameters:
 
 def announce(start: TuningStart, settings: SftSettings, work: Path) -> None:
     """Print the forecast and measure the held-out loss before the first update; both are kept for the page."""
-    path = work / FORECAST_FILE
-    forecast = make_forecast(start, settings)
-    if forecast.seconds is None and path.is_file():
-        forecast = Forecast(**read_json(path))
-    else:
-        write_json(path, asdict(forecast))
+    forecast, of = make_forecast(start, settings), _identity(start, settings)
+    recorded = read_json(work / FORECAST_FILE) if (work / FORECAST_FILE).is_file() else {}
+    if forecast.seconds is None and recorded.get("of") == of:
+        forecast = replace(forecast, seconds=recorded["seconds"])
+    write_json(work / FORECAST_FILE, {**asdict(forecast), "of": of})
     time = "see the first run" if forecast.seconds is None else console.format_seconds(forecast.seconds)
     console.heading("Plan")
     console.facts(
@@ -106,8 +106,17 @@ def announce(start: TuningStart, settings: SftSettings, work: Path) -> None:
             ["predicted memory", console.format_bytes(forecast.peak_bytes)],
         ]
     )
-    if start.held_out is not None and not (work / BEFORE_FILE).is_file():
-        write_json(work / BEFORE_FILE, conversation_loss(start.model, start.held_out, max_tokens=EVALUATION_TOKENS))
+    measured = read_json(work / BEFORE_FILE) if (work / BEFORE_FILE).is_file() else {}
+    if start.held_out is not None and measured.get("of") != of:
+        loss = conversation_loss(start.model, start.held_out, max_tokens=EVALUATION_TOKENS)
+        write_json(work / BEFORE_FILE, {**loss, "of": of})
+
+
+def _identity(start: TuningStart, settings: SftSettings) -> str:
+    """Tells what the files in a work folder are of: another run may have left them there."""
+    sources = [start.source] if start.held_out is None else [start.source, start.held_out]
+    conversations = [[[chat.inputs.tolist(), chat.targets.tolist()] for chat in source.chats] for source in sources]
+    return sha256_json([weights_digest(start.model), conversations, settings.to_dict()])
 
 
 def make_forecast(start: TuningStart, settings: SftSettings) -> Forecast:
@@ -154,7 +163,7 @@ def compare(
         {"messages": messages, "expected": expected, "before": "", "after": ""} for messages, expected in asked
     ]
     for key, source in (("before", parent), ("after", str(tuned))):
-        loaded = load_model(source)
+        loaded = open_model(source)
         with console.progress(f"sft: answers {key}", len(pairs), "questions") as ticker:
             for pair in pairs:
                 pair[key] = answer(loaded, pair["messages"])
@@ -179,8 +188,8 @@ def compare(
 
 
 def answer(loaded: LoadedModel, messages: Sequence[Message]) -> str:
-    """The likeliest answer of a model to a conversation, by its own template (ChatML where it has none)."""
-    template = loaded.chat_template or ChatTemplate(DEFAULT_CHAT_TEMPLATE)
+    """The likeliest answer of a model to a conversation, by its own template (`default_chat_template` where it has none)."""
+    template = loaded.chat_template or default_chat_template(loaded.tokenizer)
     ids = encode_chat(loaded.tokenizer, template, messages, add_generation_prompt=True).ids
     longest = loaded.model.config.max_position_embeddings
     sampling = Sampling(temperature=0.0, max_new_tokens=MAX_ANSWER_TOKENS)
@@ -191,8 +200,9 @@ def answer(loaded: LoadedModel, messages: Sequence[Message]) -> str:
         loaded.tokenizer,
         [ids],
         sampling,
-        stop_ids=answer_stop_ids(loaded.tokenizer, loaded.generation),
+        stop_ids=answer_stop_ids(loaded.tokenizer, template, loaded.generation),
         pad_id=loaded.tokenizer.pad_id or 0,
+        continues=False,
     )[0].text
 
 

@@ -128,6 +128,19 @@ class Tokenizer(Protocol):
         ...
 
 
+def document_start_id(tokenizer: Tokenizer) -> int | None:
+    """The token that stands before a text that begins a document, or None where the tokenizer has none.
+
+    What the model expects before every text comes first (Llama's and Gemma's bos). Other models saw what separated the
+    documents in training: `<|endoftext|>` where it exists, since chat models call other tokens bos and eos (SmolLM2:
+    `<|im_start|>` and `<|im_end|>`); else eos, as in our own shards; else bos.
+    """
+    if tokenizer.prefix_ids:
+        return tokenizer.prefix_ids[-1]
+    named = tokenizer.special_tokens.get(END_OF_TEXT)
+    return next((id for id in (named, tokenizer.eos_id, tokenizer.bos_id) if id is not None), None)
+
+
 class StreamDecoder:
     """Turns ids into text one at a time and never emits part of a character.
 

@@ -25,7 +25,7 @@ import regex
 
 from groundup.core.errors import DataError, TokenizerError
 from groundup.core.files import read_json
-from groundup.tokenizer.base import Tokenizer, replace_surrogates
+from groundup.tokenizer.base import IM_END, IM_START, Tokenizer, replace_surrogates
 from groundup.tokenizer.template import compile_template, render_template
 
 #: `role` (system, user, assistant) and `content`; templates of others may read more.
@@ -159,6 +159,65 @@ def encode_chat(
             ids.extend(ordinary)
             trained.extend([inside] * len(ordinary))
     return EncodedChat(ids, trained)
+
+
+#: For tokenizers without ChatML's tokens: a role is a line after an end of text, which nobody's words can hold.
+PLAIN_CHAT_TEMPLATE = """\
+{%- for message in messages %}
+    {{- message['role'] + '\\n' }}
+    {%- if message['role'] == 'assistant' %}
+        {%- generation %}
+            {{- message['content'] + END }}
+        {%- endgeneration %}
+    {%- else %}
+        {{- message['content'] + END }}
+    {%- endif %}
+{%- endfor %}
+{%- if add_generation_prompt %}
+    {{- 'assistant\\n' }}
+{%- endif %}
+"""
+
+
+def default_chat_template(tokenizer: Tokenizer) -> ChatTemplate:
+    """How conversations are written for a model that has no template of its own.
+
+    ChatML where the tokenizer has its two tokens. Where it has not (GPT-2, base models), `<|im_end|>` would be a string
+    of ordinary tokens that nothing stops at: then every turn ends with the tokenizer's end of text.
+
+    Raises:
+        DataError: for a tokenizer that has neither.
+    """
+    names = {id: name for name, id in tokenizer.special_tokens.items()}
+    if IM_START in tokenizer.special_tokens and IM_END in tokenizer.special_tokens:
+        return ChatTemplate(DEFAULT_CHAT_TEMPLATE)
+    if tokenizer.eos_id not in names:
+        raise DataError(
+            f"the tokenizer has neither {IM_START} and {IM_END} nor an end-of-text token, so an answer could not end: "
+            "give it an eos_token in tokenizer_config.json"
+        )
+    return ChatTemplate(PLAIN_CHAT_TEMPLATE.replace("END", repr(names[tokenizer.eos_id])))
+
+
+def turn_end_id(tokenizer: Tokenizer, template: ChatTemplate) -> int | None:
+    """The special token with which a template ends an answer (`<|im_end|>`, `<|eot_id|>`, `<end_of_turn>`).
+
+    It is read off a rendered answer: the last special token of what is trained, or the one that follows it. Many
+    published files name only the end of a document as eos, and models tuned on a template end their turns otherwise.
+
+    Returns:
+        its id, or None where the template writes none or refuses a plain question and answer.
+    """
+    turns = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
+    try:
+        chat = encode_chat(tokenizer, template, turns)
+    except (DataError, TokenizerError):
+        return None
+    places = [place for place, is_trained in enumerate(chat.trained) if is_trained]
+    special = set(tokenizer.special_tokens.values())
+    inside = [chat.ids[place] for place in reversed(places) if chat.ids[place] in special]
+    after = chat.ids[places[-1] + 1 :][:1] if places else []
+    return next((id for id in [*inside, *after] if id in special), None)
 
 
 def _mark_answers(

@@ -7,7 +7,7 @@ writer of GGUF files takes them. Facts from llama.cpp, src/llama-vocab.cpp and g
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from enum import IntEnum
 from typing import Any
 
@@ -84,11 +84,8 @@ def gguf_from_tokenizer(
             f"llama.cpp has no tokenizer like {type(tokenizer).__name__}: "
             "train one of byte-level BPE (groundup tokenizer train)"
         )
-    if tokenizer.added.strips or (isinstance(tokenizer, ByteBPE) and tokenizer.normalizes):
-        log.warning(
-            "a GGUF file cannot say that %s: llama.cpp gives other ids where that matters",
-            "tokens take whitespace with them" if tokenizer.added.strips else "texts are brought to NFC first",
-        )
+    for reason in _unsayable(tokenizer):
+        log.warning("a GGUF file cannot say that %s: llama.cpp gives other ids where that matters", reason)
     for role, name in ROLES.items():
         id = tokenizer.role_id(role)
         if id is not None:
@@ -230,6 +227,18 @@ def _vocabulary(
         KEY + "tokens": ("[string]", tokens),
         KEY + "token_type": ("[i32]", np.asarray([types.get(id, TokenType.UNUSED) for id in rows], dtype=np.int32)),
     }
+
+
+def _unsayable(tokenizer: TokenizerBase) -> Iterator[str]:
+    """What makes ids and has no key in a file."""
+    if tokenizer.added.strips:
+        yield "tokens take whitespace with them"
+    if isinstance(tokenizer, ByteBPE) and tokenizer.normalizes:
+        yield "texts are brought to NFC first"
+    if isinstance(tokenizer, SentencePieceBPE) and tokenizer.blank_first == "first":
+        yield "a blank is put before the first word of a text only, not after a special token"
+    if isinstance(tokenizer, SentencePieceBPE) and tokenizer.blank_first == "always":
+        yield "no blank is put before a text that begins with one"
 
 
 def _around(tokenizer: TokenizerBase) -> dict[str, TypedValue]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +32,12 @@ from groundup.tokenizer.pre_tokenizers import COVERING, GPT2
 from groundup.tokenizer.sentencepiece_bpe import BlankFirst, SentencePieceBPE
 from groundup.tokenizer.wordpiece import WordPiece
 
+log = logging.getLogger("groundup.tokenizer")
+
 _PUNCTUATION = r"[!-/:-@\[-`{-~\p{P}]"
 
 
-def load_tokenizer(folder: Path) -> Tokenizer:
+def load_tokenizer(folder: Path, *, vocab_size: int | None = None) -> Tokenizer:
     """Read `tokenizer.json` (and `tokenizer_config.json` where it is there) from a model directory.
 
     Besides our own files this reads those of the Hugging Face hub that hold byte-level BPE (GPT-2, Llama 3, Qwen,
@@ -43,6 +47,8 @@ def load_tokenizer(folder: Path) -> Tokenizer:
 
     Args:
         folder: the model directory (the path of a `tokenizer.json` is taken too).
+        vocab_size: ids of the model; added tokens beyond them are left out with a warning. Some published files have
+            them: Gemma 3 1B's names a token for images, others a `[PAD]` that the model was never given.
 
     Raises:
         TokenizerError: when a file is missing or malformed, or describes a tokenizer of another kind.
@@ -57,6 +63,8 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     data = read_json(path, TokenizerError)
     if not isinstance(data, dict) or not isinstance(data.get("model"), dict):
         raise TokenizerError(f"{path} is no tokenizer: it must be a JSON object with a 'model'")
+    if vocab_size is not None:
+        data, config = _within(data, config, vocab_size, str(path))
     kind = data["model"].get("type", "BPE" if "merges" in data["model"] else None)
     try:
         if kind == "BPE":
@@ -70,6 +78,28 @@ def load_tokenizer(folder: Path) -> Tokenizer:
         text = str(error)
         raise (error if text.startswith(str(path)) else TokenizerError(f"{path}: {text}")) from None
     raise TokenizerError(f"{path}: the model is of type {kind!r}; BPE, WordPiece and our character files can be read")
+
+
+def _within(data: dict[str, Any], config: Config, vocab_size: int, where: str) -> tuple[dict[str, Any], Config]:
+    """Leave out the added tokens whose ids a model does not have."""
+    added = [token for token in data.get("added_tokens") or () if isinstance(token, dict)]
+    beyond = {
+        str(token.get("content")): token["id"]
+        for token in added
+        if isinstance(token.get("id"), int) and token["id"] >= vocab_size
+    }
+    if not beyond:
+        return data, config
+    shown = ", ".join(list(beyond)[:5]) + (", ..." if len(beyond) > 5 else "")
+    log.warning("%s: %s lie beyond the %d ids of the model and were left out", where, shown, vocab_size)
+    model = dict(data["model"])
+    if isinstance(model.get("vocab"), dict):
+        model["vocab"] = {name: id for name, id in model["vocab"].items() if name not in beyond}
+    kept = [
+        token for token in data["added_tokens"] if not isinstance(token, dict) or token.get("content") not in beyond
+    ]
+    roles = {role: name for role, name in config.roles.items() if name not in beyond}
+    return {**data, "model": model, "added_tokens": kept}, replace(config, roles=roles)
 
 
 def _missing(path: Path, folder: Path) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import tempfile
 import traceback
@@ -83,8 +84,12 @@ def launch(worker: Callable[..., None], world_size: int, *args: Any, device: str
             spawn(_launched, args=sent, nprocs=world_size)  # type: ignore[no-untyped-call]
         except (ProcessExitedException, ProcessRaisedException) as error:
             # The first to fail is the cause; the others then fail because they lost it.
-            failures = sorted(Path(folder).iterdir(), key=lambda path: path.stat().st_mtime_ns)
-            reason = failures[0].read_text(encoding="utf-8") if failures else str(error)
+            written = [path for path in Path(folder).iterdir() if path.stat().st_size]
+            failures = sorted(written, key=lambda path: path.stat().st_mtime_ns)
+            said = [path.read_text(encoding="utf-8") for path in failures[:1]]
+            if isinstance(error, ProcessExitedException) or not said:
+                said = [str(error), *said]  # which process, and the signal that ended it
+            reason = "\n".join(said)
             raise TrainingError(f"one of {world_size} training processes failed: {reason}") from error
 
 
@@ -97,6 +102,8 @@ def _launched(
     failures: Path,
     args: tuple[Any, ...],
 ) -> None:
+    # A process that a signal ends (an abort inside of torch or gloo) leaves where it was.
+    faulthandler.enable((failures / f"{rank}.signal.txt").open("w"), all_threads=True)
     os.environ.update(
         RANK=str(rank),
         LOCAL_RANK=str(rank),

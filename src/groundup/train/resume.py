@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -89,6 +90,20 @@ def differences(recorded: Any, present: Any, name: str = "") -> list[str]:
         pairs = enumerate(zip(recorded, present, strict=True))
         return [change for index, (a, b) in pairs for change in differences(a, b, f"{name}[{index}]")]
     return [] if recorded == present else [f"{name} was {recorded!r}, is now {present!r}"]
+
+
+def weights_digest(model: nn.Module) -> str:
+    """A hash that tells the starting weights of two runs apart, for a trainer's `identity`.
+
+    It covers every name and shape and some 64 values of each tensor, evenly spread: any training moves all of them, and
+    a hash of all values would read a large model twice.
+    """
+    digest = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        values = tensor.detach().flatten()
+        some = values[:: max(1, values.numel() // 64)].double().cpu()
+        digest.update(f"{name} {tuple(tensor.shape)} ".encode() + some.numpy().tobytes())
+    return digest.hexdigest()
 
 
 def load_best(folder: Path, model: nn.Module) -> int:

@@ -19,6 +19,7 @@ from groundup.core import console
 from groundup.core.config import Config
 from groundup.core.errors import CheckpointError, DataError, Interrupted, TrainingError, suggest
 from groundup.core.execution import ExecutionPlan
+from groundup.core.files import read_json
 from groundup.core.interrupt import StopRequest
 from groundup.core.metrics import MetricsSink
 from groundup.core.seeds import seed_for
@@ -177,6 +178,16 @@ class Trainer:
             finally:
                 self.parallel.close()
             return self._result()
+
+    def check_resumable(self) -> None:
+        """Raise what `fit` would where a checkpoint is of other settings or data, without touching the model.
+
+        Raises:
+            CheckpointError: naming every setting that differs.
+        """
+        step = self.store.newest_intact()
+        if step is not None:
+            self._check_settings(step, read_json(self.store.path(step) / "state.json", CheckpointError))
 
     def load_best(self, model: nn.Module) -> int:
         """Copy the best weights (the last ones without evaluations) into `model`; returns their step."""
@@ -380,11 +391,7 @@ class Trainer:
     def _resume(self, step: int) -> None:
         checkpoint = self.store.read(step)
         state = checkpoint.state
-        check_same_settings(
-            self.store.path(step),
-            {"stage": state["stage"], "train": state["config"], **state["identity"]},
-            {"stage": self.stage, "train": self.config.to_dict(), **self.identity},
-        )
+        self._check_settings(step, state)
         restore_tensors(checkpoint, self.model, self.optimizer, self.parallel)
         self.optimizer.num_updates = state["optimizer_updates"]
         self.source.load_state_dict(state["source"])
@@ -392,6 +399,13 @@ class Trainer:
         if self.progress.step != step:
             raise CheckpointError(f"{self.store.path(step)} holds the state of step {self.progress.step}")
         log.info("%s goes on from update %d in %s", self.stage, step, self.store.path(step))
+
+    def _check_settings(self, step: int, state: dict[str, Any]) -> None:
+        check_same_settings(
+            self.store.path(step),
+            {"stage": state["stage"], "train": state["config"], **state["identity"]},
+            {"stage": self.stage, "train": self.config.to_dict(), **self.identity},
+        )
 
     def _result(self) -> TrainResult:
         p = self.progress

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
@@ -34,8 +34,10 @@ from groundup.model.weights.safetensors_read import (
     some_of,
 )
 
-__all__ = ["INDEX_FILE", "MAX_SHARD_BYTES", "WEIGHTS_FILE", "load_weights", "save_weights"]
+__all__ = ["INDEX_FILE", "MAX_SHARD_BYTES", "WEIGHTS_FILE", "Progress", "load_weights", "save_weights"]
 
+#: Called with (tensors done, all tensors).
+Progress = Callable[[int, int], None]
 #: Above this the weights go to several files, as at Hugging Face.
 MAX_SHARD_BYTES = 5 * 10**9
 # What is converted at a time.
@@ -163,7 +165,7 @@ def _write_shard(path: Path, tensors: list[_Outgoing], kind: str) -> None:
 # Loading ----------------------------------------------------------------------------------------------------------
 
 
-def load_weights(folder: Path, model: Transformer, *, device: str = "cpu") -> None:
+def load_weights(folder: Path, model: Transformer, *, device: str = "cpu", on_progress: Progress | None = None) -> None:
     """Fill every parameter of `model` from a folder's `model.safetensors`, or from the files its index lists.
 
     A model that was made on the meta device gets its memory here. Beyond that, 16 MB are needed where values are
@@ -173,6 +175,7 @@ def load_weights(folder: Path, model: Transformer, *, device: str = "cpu") -> No
         folder: of the files.
         model: its parameters are filled where they are, or made where they are on the meta device.
         device: where parameters are made.
+        on_progress: called with (tensors read, all tensors).
 
     Raises:
         ModelError: when a file is missing or damaged, or tensors are missing, unexpected, or of another shape or kind
@@ -189,7 +192,10 @@ def load_weights(folder: Path, model: Transformer, *, device: str = "cpu") -> No
     for name, slot in where.items():
         members.setdefault(names[slot.theirs], {})[name] = slot
     with torch.no_grad():
-        for theirs, own in sorted(members.items(), key=lambda item: stored.tensors[item[0]].place):
+        in_order = sorted(members.items(), key=lambda item: stored.tensors[item[0]].place)
+        for done, (theirs, own) in enumerate(in_order):
+            if on_progress is not None:
+                on_progress(done, len(in_order))
             _fill(stored.tensors[theirs], [(slot, made.get(name, state[name])) for name, slot in own.items()])
     model.load_state_dict(made, strict=False, assign=True)
     empty = [name for name, tensor in (*model.named_parameters(), *model.named_buffers()) if tensor.is_meta]

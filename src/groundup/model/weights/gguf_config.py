@@ -18,6 +18,7 @@ from groundup.model.config import (
     RotaryScaling,
     TransformerConfig,
     YarnScaling,
+    check_depth,
 )
 from groundup.model.hf_config import family_of
 from groundup.model.presets import FULL, PRESETS, SLIDING, preset_fields
@@ -44,7 +45,7 @@ _POOLING = {"mean": 1, "cls": 2, "last": 3}
 _LAYERS_27B = {"gemma2": 46, "gemma3": 62}
 _PERIOD = {"gemma2": 2, "gemma3": 6}
 # Llama 3.1's scaling as published; a file holds only the factors that come of it.
-_TRAINED_LENGTHS = (8192, 2048, 4096, 16384, 32768)
+_TRAINED_LENGTH = 8192
 
 
 def config_from_gguf(
@@ -60,11 +61,21 @@ def config_from_gguf(
     Raises:
         ModelError: for an architecture that is not known here, or a key that is missing or does not fit.
     """
+    try:
+        return _read_config(metadata, shapes, rope_factors)
+    except ConfigError as error:
+        raise ModelError(f"the metadata do not describe a model: {error}") from None
+
+
+def _read_config(
+    metadata: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], rope_factors: Any
+) -> TransformerConfig:
     read = _Reader(metadata)
     name = read.architecture
     if "token_embd.weight" not in shapes:
         raise ModelError("the file has no tensor token_embd.weight: it holds a vocabulary or a part of a model only")
     is_llama_like = name not in ("gpt2", "bert")
+    check_depth(read.count("block_count"))  # before anything is made for each layer
     heads = read.count("attention.head_count")
     fields: dict[str, Any] = {
         "vocab_size": shapes["token_embd.weight"][0],
@@ -95,15 +106,10 @@ def config_from_gguf(
         fields |= {"type_vocab_size": read.count("token_type_count", 2), "pooling": read.pooling()}
     if name == "olmo2" and read.number("attention.sliding_window", 0.0):
         raise ModelError("attention.sliding_window in an olmo2 file makes it an OLMo 3, which is not known here")
-    if read.metadata.get(f"{name}.expert_count"):
-        raise ModelError(
-            f"{name}.expert_count = {read.metadata[f'{name}.expert_count']}: mixture-of-experts MLPs are not known here"
-        )
+    if (experts := read.number("expert_count", 0.0)) > 0:
+        raise ModelError(f"{name}.expert_count = {experts:g}: mixture-of-experts MLPs are not known here")
     known = preset_fields(PRESETS[ARCHITECTURES[name]])
-    try:
-        return PRESETS[ARCHITECTURES[name]](**{key: value for key, value in fields.items() if key in known})
-    except ConfigError as error:
-        raise ModelError(f"the metadata do not describe a model: {error}") from None
+    return PRESETS[ARCHITECTURES[name]](**{key: value for key, value in fields.items() if key in known})
 
 
 class _Reader:
@@ -126,19 +132,25 @@ class _Reader:
             or not isinstance(value, int | float | np.number)
             or not math.isfinite(value)
         ):
-            raise ModelError(f"{self.architecture}.{key} is {value!r}, not a number")
+            raise ModelError(f"{self.architecture}.{key} is {_short(value)}, not a number")
         return float(str(np.float32(value)))
 
     def count(self, key: str, default: int | None = None) -> int:
         """A whole number of at least 1, and the same for all layers where the file has one for each."""
         value = self.metadata.get(f"{self.architecture}.{key}", default)
-        if isinstance(value, np.ndarray | list) and len({int(one) for one in value}) == 1:
-            value = int(value[0])
         if value is None:
             raise ModelError(f"the metadata lack {self.architecture}.{key}")
-        if isinstance(value, bool | np.bool_) or not isinstance(value, int | np.integer) or value < 1:
-            raise ModelError(f"{self.architecture}.{key} is {value!r}, not one number of at least 1")
-        return int(value)
+        values = value if isinstance(value, np.ndarray | list) else [value]
+        if not all(_is_whole(one) and one >= 1 for one in values) or len({int(one) for one in values}) != 1:
+            raise ModelError(f"{self.architecture}.{key} is {_short(value)}, not one number of at least 1")
+        return int(values[0])
+
+    def word(self, key: str, default: str) -> str:
+        """A text."""
+        value = self.metadata.get(f"{self.architecture}.{key}", default)
+        if not isinstance(value, str):
+            raise ModelError(f"{self.architecture}.{key} is {_short(value)}, not a text")
+        return value
 
     def special_ids(self, vocab_size: int) -> dict[str, Any]:
         """Ids of bos, eos (and end of turn, where the file names one) and pad."""
@@ -147,10 +159,17 @@ class _Reader:
             value = self.metadata.get(f"tokenizer.ggml.{role}_token_id")
             if value is None:
                 return None
-            if not isinstance(value, int | np.integer) or not 0 <= value < vocab_size:
-                raise ModelError(
-                    f"tokenizer.ggml.{role}_token_id is {value!r}: the model has ids 0 to {vocab_size - 1}"
+            if not _is_whole(value):
+                raise ModelError(f"tokenizer.ggml.{role}_token_id is {_short(value)}, not a number")
+            if not 0 <= value < vocab_size:
+                # Converters write -1 as 4294967295 where a model has no such token; llama.cpp passes over it too.
+                log.warning(
+                    "tokenizer.ggml.%s_token_id is %d, outside of the %d tokens, and was left out",
+                    role,
+                    value,
+                    vocab_size,
                 )
+                return None
             return int(value)
 
         ends = [id for id in (known("eos"), known("eot")) if id is not None]
@@ -159,16 +178,19 @@ class _Reader:
 
     def scaling(self, factors: Any, fields: Mapping[str, Any]) -> RotaryScaling | None:
         """How long texts are read."""
-        kind = self.metadata.get(f"{self.architecture}.rope.scaling.type", "none")
+        kind = self.word("rope.scaling.type", "none")
         if factors is not None:
-            return _llama3_scaling(np.asarray(factors, dtype=np.float64), self.number("rope.freq_base", 1e4))
+            theta = self.number("rope.freq_base", 1e4)
+            if theta <= 0:
+                raise ModelError(f"{self.architecture}.rope.freq_base is {theta:g}, not above 0")
+            return _llama3_scaling(np.asarray(factors, dtype=np.float64), theta)
         factor = self.number("rope.scaling.factor", 1.0)
         if kind == "none" or (kind == "linear" and factor == 1.0):
             return None
         if kind == "linear":
             return LinearScaling(factor=factor)
         if kind == "yarn":
-            attention = self.number("rope.scaling.yarn_attn_factor", 0.0)
+            attention = self.number("rope.scaling.attn_factor", 1.0)
             return YarnScaling(
                 factor=factor,
                 original_max_position_embeddings=self.count(
@@ -176,7 +198,7 @@ class _Reader:
                 ),
                 beta_fast=self.number("rope.scaling.yarn_beta_fast", 32.0),
                 beta_slow=self.number("rope.scaling.yarn_beta_slow", 1.0),
-                attention_factor=attention or None,
+                attention_factor=None if attention == 1.0 else float(f"{attention * _yarn_growth(factor):.7g}"),
             )
         raise ModelError(
             f"{self.architecture}.rope.scaling.type {kind!r} is not known here (known: none, linear, yarn)"
@@ -184,9 +206,23 @@ class _Reader:
 
     def pooling(self) -> PoolingConfig | None:
         """How token vectors become one; the file does not say whether it is scaled, and sentence encoders do."""
-        number = self.metadata.get(f"{self.architecture}.pooling_type", 0)
+        number = self.number("pooling_type", 0.0)
         kind = next((kind for kind, value in _POOLING.items() if value == number), None)
         return None if kind is None else PoolingConfig(kind=kind)
+
+
+def _yarn_growth(factor: float) -> float:
+    """What YaRN multiplies queries and keys by (Peng et al. 2023, arXiv:2309.00071, eq. 22)."""
+    return 0.1 * math.log(factor) + 1 if factor > 1 else 1.0
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int | np.integer) and not isinstance(value, bool | np.bool_)
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def _gemma_fields(name: str, read: _Reader, fields: Mapping[str, Any]) -> dict[str, Any]:
@@ -197,8 +233,10 @@ def _gemma_fields(name: str, read: _Reader, fields: Mapping[str, Any]) -> dict[s
     pattern = read.metadata.get(f"{name}.attention.sliding_window_pattern")
     if isinstance(pattern, np.ndarray | list):
         slides = [bool(one) for one in pattern]
+        if len(slides) < layers:
+            raise ModelError(f"{name}.attention.sliding_window_pattern has {len(slides)} values for {layers} layers")
     else:
-        period = int(pattern or _PERIOD[name])
+        period = read.count("attention.sliding_window_pattern", _PERIOD[name])
         slides = [bool(window) and (index + 1) % period != 0 for index in range(layers)]
     found: dict[str, Any] = {"layer_types": tuple(SLIDING if one else FULL for one in slides[:layers])}
     if window:
@@ -218,15 +256,64 @@ def _gemma_fields(name: str, read: _Reader, fields: Mapping[str, Any]) -> dict[s
 
 def _llama3_scaling(factors: Any, theta: float) -> Llama3Scaling:
     """The scaling that gives these factors; a file has nothing but them."""
-    factor = float(factors.max())
-    for trained in _TRAINED_LENGTHS:
-        scaling = Llama3Scaling(factor=max(1.0, factor), original_max_position_embeddings=trained)
+    if factors.size == 0 or not np.isfinite(factors).all() or factors.min() < 1 - 1e-4:
+        raise ModelError(f"rope_freqs.weight holds {factors.size} factors, which must be numbers of at least 1")
+    factor = max(1.0, float(factors.max()))
+    for scaling in [*_published_scalings(factor), *_fitted_scaling(factors, factor, theta)]:
         if np.allclose(llama3_factors(scaling, 2 * len(factors), theta), factors, rtol=1e-4):
             return scaling
     raise ModelError(
-        f"rope_freqs.weight holds {len(factors)} factors up to {factor:g} that Llama 3's scaling does not give for any "
-        f"trained length in {', '.join(map(str, _TRAINED_LENGTHS))}: this kind of scaling is not known here"
+        f"rope_freqs.weight holds {len(factors)} factors up to {factor:g} that Llama 3's scaling does not give: this "
+        "kind of scaling is not known here"
     )
+
+
+def _published_scalings(factor: float) -> list[Llama3Scaling]:
+    return [
+        Llama3Scaling(factor=factor, original_max_position_embeddings=trained)
+        for trained in (_TRAINED_LENGTH, *(1 << power for power in range(5, 21)))
+    ]
+
+
+def _fitted_scaling(factors: Any, factor: float, theta: float) -> list[Llama3Scaling]:
+    """A scaling on whose ramp the factors lie: how much of a frequency is kept is a line over its turns per token.
+
+    The line says `trained / (high - low)` and `low / (high - low)`, not the three; trained lengths are whole, so low is
+    chosen near the published 1.
+    """
+    turns = theta ** (-np.arange(len(factors)) / len(factors)) / (2 * math.pi)
+    kept = (1 / factors - 1 / factor) / (1 - 1 / factor) if factor > 1 else np.ones(len(factors))
+    slope, offset = _line_through(turns, kept)
+    if slope <= 0 or offset >= 0:
+        return []
+    trained = max(1, round(-slope / offset))
+    low = -trained * offset / slope
+    return [
+        Llama3Scaling(
+            factor=factor,
+            original_max_position_embeddings=trained,
+            low_freq_factor=low,
+            high_freq_factor=low + trained / slope,
+        )
+    ]
+
+
+def _line_through(turns: Any, kept: Any) -> tuple[float, float]:
+    """Slope and offset of a line that, cut off at 0 and 1, gives `kept`; any such line where several do."""
+    between = np.flatnonzero((kept > 1e-6) & (kept < 1 - 1e-6))
+    if len(between) >= 2:
+        slope, offset = np.polyfit(turns[between], kept[between], 1)
+        return float(slope), float(offset)
+    # The next faster turn must be kept whole, the next slower one not at all.
+    padded = np.concatenate(([2 * turns[0]], turns, [0.0]))
+    if len(between) == 1:
+        place, share = int(between[0]) + 1, float(kept[between[0]])
+        up, down = padded[place - 1] - padded[place], padded[place] - padded[place + 1]
+        slope = 1.01 * max((1 - share) / up, share / down)
+        return slope, share - slope * padded[place]
+    place = int((kept >= 1 - 1e-6).sum())
+    slope = 1 / (padded[place] - padded[place + 1])
+    return slope, -slope * padded[place + 1]
 
 
 def llama3_factors(scaling: Llama3Scaling, head_dim: int, theta: float) -> Any:
@@ -307,7 +394,9 @@ def _scaling_metadata(scaling: RotaryScaling | None) -> dict[str, Typed]:
             "rope.scaling.yarn_beta_slow": Typed("f32", scaling.beta_slow),
         }
         if scaling.attention_factor is not None:
-            written["rope.scaling.yarn_attn_factor"] = Typed("f32", scaling.attention_factor)
+            # llama.cpp multiplies YaRN's own factor by this one; `yarn_attn_factor` is read for one architecture only.
+            relative = scaling.attention_factor / _yarn_growth(scaling.factor)
+            written["rope.scaling.attn_factor"] = Typed("f32", relative)
         if not scaling.truncate:
             raise ModelError("llama.cpp rounds the ends of YaRN's ramp (truncate), this model does not")
     return written

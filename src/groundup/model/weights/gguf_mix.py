@@ -62,7 +62,22 @@ def mix_named(name: str) -> Mix:
     return MIXES[name.upper()]
 
 
-def tensor_format(mix: Mix, name: str, shape: tuple[int, ...], *, num_layers: int, has_output: bool) -> str:
+def has_shared_values(architecture: str, num_layers: int, num_heads: int, num_key_value_heads: int) -> bool:
+    """True for the models that llama.cpp takes for Llama 70B or Qwen 2 72B, and for them alone."""
+    return num_layers == 80 and (
+        architecture == "qwen2" or (architecture == "llama" and num_heads != num_key_value_heads)
+    )
+
+
+def tensor_format(
+    mix: Mix,
+    name: str,
+    shape: tuple[int, ...],
+    *,
+    num_layers: int,
+    has_output: bool,
+    shares_values: bool = False,
+) -> str:
     """The block format of one tensor.
 
     Args:
@@ -71,6 +86,8 @@ def tensor_format(mix: Mix, name: str, shape: tuple[int, ...], *, num_layers: in
         shape: outermost dimension first.
         num_layers: of the model.
         has_output: the file has an output matrix of its own; otherwise the embedding is that too.
+        shares_values: many query heads share each value head (see `has_shared_values`), so attention values are small and
+            worth more bits.
     """
     if len(shape) < 2 or _ALWAYS_F32.fullmatch(name):
         return "F32"
@@ -87,6 +104,8 @@ def tensor_format(mix: Mix, name: str, shape: tuple[int, ...], *, num_layers: in
         first = 4 if mix.few and "ffn_down" not in name else num_layers // 8
         if index < first if mix.few else _gets_more(index, num_layers):
             chosen = mix.more
+        if shares_values and name.endswith("attn_v.weight") and chosen == "Q4_K":
+            chosen = "Q5_K"
     if row % FORMATS[chosen].block_size:
         chosen = _FALLBACK.get(chosen, chosen)
     return chosen if row % FORMATS[chosen].block_size == 0 else "F16"

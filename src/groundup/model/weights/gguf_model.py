@@ -17,17 +17,16 @@ from groundup.model.config import TransformerConfig
 from groundup.model.ops.blocks import dequantize
 from groundup.model.ops.blocks_quantize import quantize
 from groundup.model.transformer import Transformer, assemble
+from groundup.model.weights.files import Progress
 from groundup.model.weights.gguf_config import config_from_gguf, config_to_gguf
 from groundup.model.weights.gguf_format import Typed
-from groundup.model.weights.gguf_mix import mix_named, tensor_format
+from groundup.model.weights.gguf_mix import has_shared_values, mix_named, tensor_format
 from groundup.model.weights.gguf_names import GGUF_TABLES, from_gguf, gguf_slots, to_gguf
 from groundup.model.weights.gguf_read import GgufFile, open_gguf
 from groundup.model.weights.gguf_write import TensorSource, write_gguf
 from groundup.model.weights.names import check_tensors
 from groundup.tokenizer.base import Tokenizer
 from groundup.tokenizer.gguf_vocabulary import gguf_from_tokenizer
-
-Progress = Callable[[int, int], None]
 
 # Values quantised at once: bounds the memory of a tensor's temporaries.
 _PIECE = 1 << 22
@@ -53,12 +52,13 @@ def _config_of(file: GgufFile) -> TransformerConfig:
         raise ModelError(f"{file.path}: {error}") from None
 
 
-def load_gguf_weights(file: GgufFile, *, dtype: str = "float32") -> Transformer:
+def load_gguf_weights(file: GgufFile, *, dtype: str = "float32", on_progress: Progress | None = None) -> Transformer:
     """The model in an open file, its blocks turned into plain numbers.
 
     Args:
         file: an open file.
         dtype: of the result.
+        on_progress: called with (tensors read, all tensors).
 
     Raises:
         ModelError: when the file holds no model known here, or a tensor is missing, unexpected or of another shape.
@@ -74,7 +74,9 @@ def load_gguf_weights(file: GgufFile, *, dtype: str = "float32") -> Transformer:
     check_tensors(str(file.path), "the metadata", found, expected, ignored=GGUF_TABLES[architecture].ignored)
     loaded: dict[str, Tensor] = {}
     current: tuple[str, Tensor] | None = None
-    for name, slot in sorted(where.items(), key=lambda item: item[1].theirs):
+    for done, (name, slot) in enumerate(sorted(where.items(), key=lambda item: item[1].theirs)):
+        if on_progress is not None:
+            on_progress(done, len(where))
         if current is None or current[0] != slot.theirs:
             current = (slot.theirs, _values(file, slot.theirs))
         ours = from_gguf(architecture, name, slot.take(current[1]), config)
@@ -97,6 +99,7 @@ def save_gguf(
     *,
     type: str,
     chat_template: str | None = None,
+    end_of_turn_id: int | None = None,
     name: str | None = None,
     on_progress: Progress | None = None,
 ) -> dict[str, str]:
@@ -108,6 +111,7 @@ def save_gguf(
         tokenizer: the model's.
         type: a mix of `gguf_mix.MIXES`, such as `Q8_0` or `Q4_K_M`.
         chat_template: Jinja source.
+        end_of_turn_id: the token that ends an answer where that is not the tokenizer's eos (`turn_end_id`).
         name: for `general.name`; the file's where not given.
         on_progress: called with (tensors written, all tensors).
 
@@ -124,18 +128,31 @@ def save_gguf(
     metadata["general.file_type"] = Typed("u32", mix.file_type)
     metadata["general.quantization_version"] = Typed("u32", 2)
     metadata |= _vocabulary(tokenizer, chat_template, config)
+    if end_of_turn_id is not None and end_of_turn_id != tokenizer.eos_id:
+        metadata["tokenizer.ggml.eot_token_id"] = Typed("u32", end_of_turn_id)
     state = {key: tensor.detach() for key, tensor in model.state_dict().items()}
     if architecture == "olmo2" and config.tie_word_embeddings:
         state["head.weight"] = state["embed.weight"]  # llama.cpp's olmo2 knows no tied head
     stored = _stored_names(architecture, state)
     has_output = "output.weight" in stored
+    heads = (metadata.get(f"{architecture}.attention.{key}") for key in ("head_count", "head_count_kv"))
+    shares_values = has_shared_values(
+        architecture, config.num_hidden_layers, *(0 if head is None else int(head.value) for head in heads)
+    )
     formats: dict[str, str] = {}
     sources: list[TensorSource] = []
     if factors is not None:
         formats["rope_freqs.weight"] = "F32"
         sources.append(TensorSource("rope_freqs.weight", factors.shape, "F32", lambda: factors))
     for theirs, (shape, members) in stored.items():
-        formats[theirs] = tensor_format(mix, theirs, shape, num_layers=config.num_hidden_layers, has_output=has_output)
+        formats[theirs] = tensor_format(
+            mix,
+            theirs,
+            shape,
+            num_layers=config.num_hidden_layers,
+            has_output=has_output,
+            shares_values=shares_values,
+        )
         read = _reader(architecture, config, {own: state[own] for own in members}, formats[theirs])
         sources.append(TensorSource(theirs, shape, formats[theirs], _counted(read, len(sources), on_progress, stored)))
     write_gguf(path, metadata, sources)

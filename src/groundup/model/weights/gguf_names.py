@@ -6,7 +6,6 @@ import re
 
 from torch import Tensor
 
-from groundup.core.errors import ModelError
 from groundup.model.config import AttentionConfig, TransformerConfig
 from groundup.model.weights.names import Entry, Slot, Table, both, slots_of
 
@@ -65,10 +64,7 @@ def gguf_slots(architecture: str, ours: list[str]) -> dict[str, Slot]:
     Raises:
         ModelError: when it has no place for one.
     """
-    try:
-        return slots_of(GGUF_TABLES[architecture], ours)
-    except KeyError as error:
-        raise ModelError(f"GGUF's architecture {architecture!r} has no place for our tensor {error.args[0]}") from None
+    return slots_of(GGUF_TABLES[architecture], ours, f"GGUF's architecture {architecture!r}")
 
 
 def from_gguf(architecture: str, name: str, tensor: Tensor, config: TransformerConfig) -> Tensor:

@@ -161,11 +161,15 @@ def slots(model_type: str, ours: Iterable[str]) -> dict[str, Slot]:
     """Where each of our tensor names is stored by a model of this type."""
     if model_type not in TABLES:
         return {name: Slot(name, 0, 1, False) for name in ours}
-    return slots_of(TABLES[model_type], ours)
+    return slots_of(TABLES[model_type], ours, f"the name table of {model_type!r} (model/weights/names.py)")
 
 
-def slots_of(table: Table, ours: Iterable[str]) -> dict[str, Slot]:
-    """Where each of our tensor names is stored under a table's names; KeyError with a name that has no place."""
+def slots_of(table: Table, ours: Iterable[str], where: str) -> dict[str, Slot]:
+    """Where each of our tensor names is stored under a table's names.
+
+    Raises:
+        ModelError: for a name that has no place.
+    """
     by_pattern = {
         name: Slot(entry.theirs, part, len(entry.ours), entry.transposed)
         for entry in table.entries
@@ -177,7 +181,7 @@ def slots_of(table: Table, ours: Iterable[str]) -> dict[str, Slot]:
         number = layer.group(1) if layer else ""
         slot = by_pattern.get(re.sub(r"^layers\.\d+\.", "layers.#.", name))
         if slot is None:
-            raise KeyError(name)
+            raise ModelError(f"{where} has no place for our tensor {name}")
         found[name] = Slot(slot.theirs.replace("#", number), slot.part, slot.parts, slot.transposed)
     return found
 

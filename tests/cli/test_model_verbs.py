@@ -1,0 +1,177 @@
+"""Verbs on small models of one's own: stop strings, places to write to, and input that is no text."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from groundup.model.directory import save_model_directory
+from groundup.model.load import load_model
+from groundup.model.presets import preset
+from groundup.model.transformer import build
+from groundup.model.weights.gguf_read import open_gguf
+from groundup.tokenizer import ByteBPE
+from groundup.tokenizer.chat import DEFAULT_CHAT_TEMPLATE
+
+sys.path.insert(0, str(Path(__file__).parent))
+from cli_runner import command, environment, run, run_here
+
+GEMMA_LIKE = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\\n{{ m['content'] | trim }}<|pad|>\\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\\n{% endif %}"
+)
+
+
+def make(folder: Path, *, template: str | None = DEFAULT_CHAT_TEMPLATE, likeliest: int | None = None) -> Path:
+    """A tiny Qwen 3 over single bytes; with `likeliest` it says that token whatever it reads."""
+    tokenizer = ByteBPE.from_merges([])
+    config = preset(
+        "qwen3",
+        vocab_size=260,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=16,
+        intermediate_size=64,
+        max_position_embeddings=256,
+        tie_word_embeddings=False,
+        bos_token_id=tokenizer.bos_id,
+        eos_token_id=tokenizer.eos_id,
+    )
+    model = build(config, seed=1)
+    if likeliest is not None:
+        with torch.no_grad():
+            assert model.head is not None and model.final_norm is not None
+            for layer in model.layers:  # what is added to the embedding is nothing, so that it can be told
+                layer.attn.o_proj.weight.zero_()
+                layer.mlp.down_proj.weight.zero_()
+            model.embed.weight.fill_(1.0)
+            model.head.weight.zero_()
+            model.head.weight[likeliest] = 1.0
+    save_model_directory(folder, model, tokenizer, chat_template=template, lineage={"parent": None})
+    return folder
+
+
+@pytest.fixture(scope="module")
+def says_a(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make(tmp_path_factory.mktemp("models") / "says-a", likeliest=ord("a"))
+
+
+@pytest.mark.parametrize("verb", ["generate", "chat"])
+def test_stop_strings_are_options(says_a: Path, verb: str) -> None:
+    prompt = ["x"] if verb == "generate" else []
+    stops = ["--stop", "zz", "--stop", "aaa"]
+    options = ["--max-new-tokens", "9", "--temperature", "0"]
+    done = run(verb, says_a, *prompt, *options, *stops, input="hi\n")
+    assert done.returncode == 0, done.stderr
+    whole = run(verb, says_a, *prompt, *options, input="hi\n")
+    assert "a" * 9 in whole.stdout and "a" not in done.stdout.replace("assistant", ""), "the text up to the first stop"
+
+
+def test_generation_ends_where_the_files_say(tmp_path: Path) -> None:
+    """Without a generation_config.json the ids of config.json count, several of them, as in transformers."""
+    folder = make(tmp_path / "m", template=None, likeliest=ord("a"))
+    arguments = ["generate", folder, "x", "--max-new-tokens", "5", "--temperature", "0"]
+    assert run_here(*arguments).stdout.startswith("xaaaaa")
+    for name in ("generation_config.json", "config.json"):
+        path = folder / name
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"eos_token_id": [256, ord("a")]}))
+        assert run_here(*arguments).stdout.strip() == "x", f"{name} alone"
+        if name == "generation_config.json":
+            path.unlink()
+
+
+def test_the_end_of_a_turn_goes_with_a_gguf_file(tmp_path: Path) -> None:
+    folder = make(tmp_path / "gemma", template=GEMMA_LIKE, likeliest=259)
+    done = run_here("export", folder, "--type", "F32", "--out", tmp_path / "g.gguf")
+    assert done.returncode == 0, done.stderr
+    with open_gguf(tmp_path / "g.gguf") as file:
+        assert file.metadata["tokenizer.ggml.eot_token_id"] == 259
+        assert file.metadata["tokenizer.ggml.eos_token_id"] == 256
+    assert load_model(tmp_path / "g.gguf").generation["eos_token_id"] == [256, 259]
+    for source in (folder, tmp_path / "g.gguf"):
+        done = run("chat", source, "--max-new-tokens", "20", input="hi\n")
+        assert done.returncode == 0 and done.stdout.strip() == "", (source, done.stdout)
+
+
+def test_a_model_is_not_exported_over_itself(tmp_path: Path) -> None:
+    folder = make(tmp_path / "m")
+    assert run_here("export", folder, "--type", "F32", "--out", tmp_path / "m.gguf").returncode == 0
+    before = (tmp_path / "m.gguf").read_bytes()
+    done = run_here("export", tmp_path / "m.gguf", "--type", "Q4_0", "--out", tmp_path / "." / "m.gguf")
+    assert done.returncode == 2 and "is the model itself" in done.stderr
+    assert (tmp_path / "m.gguf").read_bytes() == before
+    done = run_here("export", folder, "--to", "hf", "--out", folder)
+    assert done.returncode == 2 and "is the model itself" in done.stderr
+
+
+def test_the_folder_one_stands_in_is_exported_beside_it(tmp_path: Path) -> None:
+    folder = make(tmp_path / "m")
+    done = subprocess.run(command("export", "."), capture_output=True, text=True, cwd=folder, env=environment())
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "m-Q8_0.gguf").is_file()
+
+
+def test_places_that_cannot_be_written_are_named_before_any_work(tmp_path: Path) -> None:
+    folder = make(tmp_path / "m")
+    data = tmp_path / "d.jsonl"
+    data.write_text('{"prompt": "a", "completion": "b"}\n' * 4)
+    below = folder / "config.json" / "x"
+    for arguments in (
+        ["export", folder, "--out", below / "m.gguf"],
+        ["export", folder, "--to", "hf", "--out", below],
+        ["sft", folder, data, "--out", below],
+    ):
+        done = run_here(*arguments)
+        assert done.returncode == 1 and "config.json is a file" in done.stderr, done.stderr
+        assert "Traceback" not in done.stderr and "Plan" not in done.stdout
+
+
+def test_a_model_of_another_run_is_not_replaced(tmp_path: Path) -> None:
+    parent, other = make(tmp_path / "m"), make(tmp_path / "other")
+    data = tmp_path / "d.jsonl"
+    data.write_text('{"prompt": "a", "completion": "b"}\n' * 4)
+    weights = (other / "model.safetensors").read_bytes()
+    done = run_here("sft", parent, data, "--out", other)
+    assert done.returncode == 2 and "is a model already" in done.stderr
+    assert (other / "model.safetensors").read_bytes() == weights
+
+
+def test_a_conversation_that_the_template_refuses_is_numbered(tmp_path: Path) -> None:
+    strict = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system role') }}{% endif %}" + GEMMA_LIKE
+    folder = make(tmp_path / "m", template=strict)
+    rows = [{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}] * 6
+    rows[3] = {"messages": [{"role": "system", "content": "s"}, *rows[0]["messages"]]}
+    data = tmp_path / "d.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    done = run_here("sft", folder, data, "--out", tmp_path / "o")
+    assert done.returncode == 1 and "no system role" in done.stderr and "conversation " in done.stderr
+
+
+def test_bytes_that_are_no_text_do_not_end_a_conversation(says_a: Path) -> None:
+    done = subprocess.run(
+        command("chat", says_a, "--max-new-tokens", "3"),
+        input=b"h\xff\xfe\nagain\n",
+        capture_output=True,
+        env=environment(PYTHONIOENCODING="utf-8:strict"),
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == [b"aaa", b"aaa"]
+
+
+def test_the_card_names_the_model_it_was_made_from(tmp_path: Path) -> None:
+    folder = make(tmp_path / "theirs")
+    (folder / "lineage.json").unlink()
+    shutil.copytree(folder, tmp_path / "copy")
+    done = run_here("export", folder, "--to", "hf", "--out", tmp_path / "mine")
+    assert done.returncode == 0, done.stderr
+    card = (tmp_path / "mine" / "README.md").read_text()
+    assert "Made with groundup from `theirs`" in card and "licence" in card and "trained on little text" not in card
