@@ -70,6 +70,18 @@ def _optimizer_state() -> tuple[Any, ...]:
     return *draws, [tensor.square() for tensor in draws[0]], 10
 
 
+def _layer_matrices() -> tuple[list[Tensor]]:
+    """The matrices of four layers of width 256."""
+    shapes = [shape for _ in range(4) for shape in (*[(768, 256)] * 2, (256, 768), *[(256, 256)] * 4)]
+    return ([_activations(*shape) for shape in shapes],)
+
+
+def _orthogonalize_operations() -> float:
+    """Five times X X^T, its square, and the product with X, M <= N each: 4 M^2 N + 2 M^3."""
+    sizes = [sorted(matrix.shape) for matrix in _layer_matrices()[0]]
+    return float(sum(5 * (4 * m * m * n + 2 * m**3) for m, n in sizes))
+
+
 # One micro-batch of a small model: 8 rows of 256 tokens, width 512, 8 heads of 64 that share 4 key-value heads.
 _B, _T, _D, _H, _K, _d = 8, 256, 512, 8, 4, 64
 _ACTIVATIONS_BYTES = 4 * _B * _T * _D
@@ -80,6 +92,7 @@ SETTINGS = {
     "tokenizer.encode": Setting(_word_and_merges),
     "train.adamw_foreach": Setting(_optimizer_state),
     "train.adamw_fused": Setting(_optimizer_state),
+    "train.orthogonalize": Setting(_layer_matrices, Work(_orthogonalize_operations())),
     "model.rms_norm": Setting(
         lambda: (_activations(_B, _T, _D), _activations(_D), 1e-6), Work(moved_bytes=2 * _ACTIVATIONS_BYTES)
     ),

@@ -14,8 +14,10 @@ from trainer_tiny import ListSink, TinyModel, TinySource, evaluate, plan, traine
 from groundup.core.errors import Interrupted
 from groundup.core.interrupt import StopRequest
 from groundup.data.batch import Batch
+from groundup.train.adamw import adamw_foreach, adamw_fused
+from groundup.train.config import TrainConfig
 from groundup.train.objectives import cross_entropy_sum, next_token_loss
-from groundup.train.optimizer import AdamW, adamw_foreach, adamw_fused, parameter_groups
+from groundup.train.optimizer import Optimizer, parameter_groups, parameter_roles
 from groundup.train.probe import probe
 
 pytestmark = pytest.mark.gpu
@@ -50,7 +52,10 @@ def run(folder: Path, **options: Any) -> tuple[list[float], dict[str, Tensor]]:
 def test_fifty_optimizer_steps_equal_torch(update: Any) -> None:
     models = [nn.Sequential(nn.Linear(33, 17), nn.Linear(17, 5)).cuda() for _ in range(2)]
     models[1].load_state_dict(models[0].state_dict())
-    ours = AdamW(parameter_groups(models[0], 0.1), lr=1e-2, beta1=0.9, beta2=0.95, update=update)
+    config = TrainConfig(learning_rate=1e-2, beta1=0.9, beta2=0.95, weight_decay=0.1)
+    roles, parameters = parameter_roles(models[0]), dict(models[0].named_parameters())
+    named = [(roles[name], parameters[name]) for name in roles]
+    ours = Optimizer(parameter_groups(named, config), config, update=update)
     groups = [{**group} for group in parameter_groups(models[1], 0.1)]
     theirs = torch.optim.AdamW(groups, lr=1e-2, betas=(0.9, 0.95))
     generator = torch.Generator("cuda").manual_seed(0)

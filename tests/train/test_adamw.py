@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
 from groundup.core.registry import pairs
-from groundup.train.optimizer import AdamW, adamw_foreach, adamw_fused, adamw_reference, parameter_groups
+from groundup.train.adamw import adamw_foreach, adamw_fused, adamw_reference
+from groundup.train.config import TrainConfig
+from groundup.train.optimizer import Optimizer, make_optimizer, parameter_groups, parameter_roles
 
 
 def model_of(seed: int, dtype: torch.dtype) -> nn.Module:
@@ -21,13 +24,19 @@ def model_of(seed: int, dtype: torch.dtype) -> nn.Module:
     return model
 
 
+def optimizer_of(model: nn.Module, config: TrainConfig, **options: Any) -> Optimizer:
+    roles, parameters = parameter_roles(model), dict(model.named_parameters())
+    return Optimizer(parameter_groups([(roles[name], parameters[name]) for name in roles], config), config, **options)
+
+
 @pytest.mark.parametrize("update", [adamw_reference, adamw_foreach, adamw_fused, None])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-12)])
 def test_fifty_random_steps_equal_torch(
     update: Callable[..., None] | None, dtype: torch.dtype, tolerance: float
 ) -> None:
     ours, theirs = model_of(3, dtype), model_of(3, dtype)
-    optimizer = AdamW(parameter_groups(ours, 0.1), lr=3e-2, beta1=0.85, beta2=0.97, epsilon=1e-7, update=update)
+    config = TrainConfig(learning_rate=3e-2, beta1=0.85, beta2=0.97, epsilon=1e-7, weight_decay=0.1)
+    optimizer = optimizer_of(ours, config, update=update)
     oracle = torch.optim.AdamW(
         [
             {"params": [p for p in theirs.parameters() if p.ndim >= 2], "weight_decay": 0.1},
@@ -55,12 +64,13 @@ def test_fifty_random_steps_equal_torch(
 def test_only_matrices_decay_and_frozen_parameters_are_left_out() -> None:
     model = model_of(0, torch.float32)
     model[0].weight.requires_grad_(False)
-    groups = parameter_groups(model, 0.3)
+    config = TrainConfig(learning_rate=0.5, weight_decay=0.3)
+    optimizer = make_optimizer(model, config)
+    groups = optimizer.param_groups
     assert [group["weight_decay"] for group in groups] == [0.3, 0.0]
     assert all(p.ndim == 2 for p in groups[0]["params"]) and len(groups[0]["params"]) == 2
     assert all(p.ndim == 1 for p in groups[1]["params"]) and len(groups[1]["params"]) == 4
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
-    optimizer = AdamW(groups, lr=0.5)
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.grad = torch.zeros_like(parameter)
@@ -73,7 +83,7 @@ def test_only_matrices_decay_and_frozen_parameters_are_left_out() -> None:
 def test_a_parameter_without_gradient_is_not_touched() -> None:
     model = nn.ParameterList([nn.Parameter(torch.ones(2, 2)), nn.Parameter(torch.ones(2, 2))])
     model[0].grad = torch.ones(2, 2)
-    AdamW(parameter_groups(model, 0.1), lr=0.1).step()
+    make_optimizer(model, TrainConfig(learning_rate=0.1)).step()
     assert not torch.equal(model[0], torch.ones(2, 2))
     assert torch.equal(model[1], torch.ones(2, 2))
 

@@ -28,6 +28,7 @@ def one(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for dtype in (torch.float64, torch.float32):
         run(folder / str(dtype).removeprefix("torch."), dtype)
     run(folder / "transformer", torch.float64, real=True)
+    run(folder / "muon", torch.float64, real=True, optimizer="muon")
     return folder
 
 
@@ -37,7 +38,9 @@ def losses(folder: Path) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("kind", ["ddp", "fsdp"])
-@pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-9), ("float32", 1e-6), ("transformer", 1e-9)])
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [("float64", 1e-9), ("float32", 1e-6), ("transformer", 1e-9), ("muon", 1e-9)]
+)
 def test_two_processes_equal_one(one: Path, two: Path, kind: str, dtype: str, tolerance: float) -> None:
     a_records, b_records = losses(one / dtype), losses(two / f"{kind}-{dtype}")
     assert len(a_records) == len(b_records) == 10 + 3

@@ -24,7 +24,7 @@ from groundup.train.distributed import Parallel
 from groundup.train.environment import planned_environment
 from groundup.train.gradients import norm_of
 from groundup.train.objectives import next_token_loss
-from groundup.train.optimizer import AdamW
+from groundup.train.optimizer import Optimizer
 
 
 class Pieces(TinySource):
@@ -46,12 +46,12 @@ def gradients_of(tmp_path: Path, sizes: list[int], seed: int) -> dict[str, torch
     caught = {}
     run = trainer(tmp_path, model=model, source=Pieces(sizes, seed=seed), num_steps=1, warmup_steps=0, max_grad_norm=0)
 
-    class Spy(AdamW):
+    class Spy(Optimizer):
         def step(self, closure: Any = None) -> None:
             caught.update({name: p.grad.clone() for name, p in model.named_parameters()})
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("groundup.train.trainer.AdamW", Spy)
+        patch.setattr("groundup.train.optimizer.Optimizer", Spy)
         run.fit()
     return caught
 
@@ -104,14 +104,14 @@ def test_clipping_scales_to_the_limit_and_reports_the_norm_before(tmp_path: Path
 
     applied = []
 
-    class Spy(AdamW):
+    class Spy(Optimizer):
         def step(self, closure: Any = None) -> None:
             gradients = [p.grad for group in self.param_groups for p in group["params"]]
             applied.append(torch.cat([g.flatten() for g in gradients]).norm().item())
 
     sink = ListSink()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("groundup.train.trainer.AdamW", Spy)
+        patch.setattr("groundup.train.optimizer.Optimizer", Spy)
         trainer(tmp_path, sink=sink, objective=Steep(), num_steps=2, warmup_steps=0, max_grad_norm=0.25).fit()
     assert applied == pytest.approx([0.25, 0.25], rel=1e-5)
     assert all(r["grad_norm"] > 100 for r in sink.records)
@@ -241,7 +241,7 @@ def test_bfloat16_keeps_float32_master_weights(tmp_path: Path) -> None:
     result = run.fit()
     assert seen == {torch.bfloat16}
     assert {p.dtype for p in model.parameters()} == {torch.float32}
-    assert {m.dtype for p in model.parameters() for m in run.optimizer.moments(p)} == {torch.float32}
+    assert {m.dtype for p in model.parameters() for m in run.optimizer.state_of(p).values()} == {torch.float32}
     # Not just bfloat16 numbers kept in float32: updates smaller than bfloat16 can hold have survived.
     assert not torch.equal(model.embed.weight, model.embed.weight.bfloat16().float())
     exact = trainer(tmp_path / "exact", num_steps=60, evaluate=evaluate).fit()

@@ -85,6 +85,10 @@ def all_cases(folder: Path) -> None:
         run(folder / f"fsdp-{name}", dtype, sharded=True)
     for sharded in (False, True):
         run(folder / f"{'fsdp' if sharded else 'ddp'}-transformer", torch.float64, sharded=sharded, real=True)
+    for sharded in (False, True):
+        run(
+            folder / f"{'fsdp' if sharded else 'ddp'}-muon", torch.float64, sharded=sharded, real=True, optimizer="muon"
+        )
     try:
         run(folder / "ragged", torch.float32, sharded=True, ragged=True)
     except TrainingError as error:

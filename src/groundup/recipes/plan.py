@@ -136,6 +136,7 @@ def measure(settings: SpeedrunSettings) -> ProbeResult:
     return probe_plan(
         build(shape_config(settings)),
         settings.execution,
+        settings.pretrain.train_config(),
         rows=settings.pretrain.batch_size,
         context=settings.pretrain.context,
     )

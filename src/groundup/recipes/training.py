@@ -46,6 +46,7 @@ from groundup.recipes.settings import (
 )
 from groundup.tokenizer.base import Tokenizer
 from groundup.tokenizer.chat import ChatTemplate, EncodedChat, Message, default_chat_template
+from groundup.train.config import TrainConfig
 from groundup.train.contracts import BatchSource
 from groundup.train.distributed import from_first_process, rank_and_world_size
 from groundup.train.objectives import next_token_loss
@@ -126,14 +127,18 @@ def unprobed_plan(settings: ExecutionSettings, rows: int) -> ExecutionPlan:
     )
 
 
-def choose_plan(model: Transformer, settings: ExecutionSettings, *, rows: int, context: int) -> ExecutionPlan:
+def choose_plan(
+    model: Transformer, settings: ExecutionSettings, config: TrainConfig, *, rows: int, context: int
+) -> ExecutionPlan:
     """The plan of a stage: as given where everything is given, probed otherwise."""
     if settings.precision != "auto" and settings.micro_batch is not None:
         return unprobed_plan(settings, rows)
-    return probe_plan(model, settings, rows=rows, context=context).plan
+    return probe_plan(model, settings, config, rows=rows, context=context).plan
 
 
-def probe_plan(model: Transformer, settings: ExecutionSettings, *, rows: int, context: int) -> ProbeResult:
+def probe_plan(
+    model: Transformer, settings: ExecutionSettings, config: TrainConfig, *, rows: int, context: int
+) -> ProbeResult:
     """Measure what the settings leave open (precision, micro-batch) on random tokens of the run's shape."""
     plan = unprobed_plan(settings, rows)
     generator = torch.Generator().manual_seed(0)
@@ -147,7 +152,7 @@ def probe_plan(model: Transformer, settings: ExecutionSettings, *, rows: int, co
     if settings.micro_batch is None and per_process * context > ONE_PASS_TOKENS:
         sizes.insert(0, per_process // 2)
     precisions = None if settings.precision == "auto" else (settings.precision,)
-    return probe(model, next_token_loss, make_batch, plan, micro_batches=sizes, precisions=precisions)
+    return probe(model, next_token_loss, make_batch, plan, micro_batches=sizes, precisions=precisions, config=config)
 
 
 def settled_plan(
@@ -240,7 +245,13 @@ def pretrain(
     plan = settled_plan(
         run,
         execution,
-        lambda: choose_plan(build(model.config), execution, rows=settings.batch_size, context=settings.context),
+        lambda: choose_plan(
+            build(model.config),
+            execution,
+            settings.train_config(),
+            rows=settings.batch_size,
+            context=settings.context,
+        ),
     )
     source = pretraining_source(shards, train, settings, plan, seed)
     trainer = Trainer(
@@ -397,7 +408,8 @@ def sft(
 
     def probed_plan() -> ExecutionPlan:
         rows = tuning_rows(settings, resolve_device(execution.device), longest)
-        measured.append(probe_plan(build(model.config), execution, rows=rows, context=min(128, longest)))
+        length = min(128, longest)
+        measured.append(probe_plan(build(model.config), execution, settings.train_config(), rows=rows, context=length))
         return measured[0].plan
 
     plan = settled_plan(run, execution, probed_plan)

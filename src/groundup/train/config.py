@@ -24,6 +24,13 @@ class TrainConfig(Config):
         "cosine", description="cosine, or warm-up-stable-decay: constant, then a short decay"
     )
     decay_fraction: float = Field(0.2, gt=0, le=1, description="share of the updates in the decay of wsd")
+    optimizer: Literal["adamw", "muon"] = Field(
+        "adamw", description="adamw, or muon: matrices inside of layers by Muon, everything else by AdamW"
+    )
+    matrix_learning_rate: float | None = Field(
+        None, gt=0, description="muon: peak learning rate of the matrices (none: learning_rate)"
+    )
+    muon_momentum: float = Field(0.95, ge=0, lt=1, description="Muon: memory of the mean gradient")
     weight_decay: float = Field(0.1, ge=0, description="decoupled weight decay of matrices (vectors have none)")
     beta1: float = Field(0.9, ge=0, lt=1, description="AdamW: memory of the mean gradient")
     beta2: float = Field(0.95, ge=0, lt=1, description="AdamW: memory of the squared gradient")
@@ -47,6 +54,10 @@ class TrainConfig(Config):
             raise ConfigError(
                 f"warmup_steps ({self.warmup_steps}) must be smaller than num_steps ({self.num_steps}), "
                 "or the peak learning rate is never reached"
+            )
+        if self.matrix_learning_rate is not None and self.optimizer != "muon":
+            raise ConfigError(
+                f"matrix_learning_rate ({self.matrix_learning_rate:g}) is for optimizer 'muon', this is {self.optimizer!r}"
             )
         if self.early_stopping_patience and not self.evaluate_every:
             raise ConfigError(

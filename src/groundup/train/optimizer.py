@@ -1,144 +1,116 @@
-"""AdamW: a readable reference and the fused kernel, behind one torch optimizer."""
+"""Which rule moves which parameter, and both rules behind one torch optimizer."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from groundup.core.registry import register
+from groundup.core.execution import Precision
+from groundup.train.adamw import adamw_foreach, adamw_fused
+from groundup.train.config import TrainConfig
+from groundup.train.muon import muon_directions, orthogonalize_together, update_scale
 
-Tensors = list[Tensor]
+#: `matrix`: a linear map inside of a layer. `table`: embeddings and heads, one row for each token or position.
+#: `vector`: norms, biases and other parameters without two dimensions.
+Role = Literal["matrix", "table", "vector"]
+Rule = Literal["adamw", "muon"]
 
 
-def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Return the trainable parameters in two groups: matrices, which decay, and vectors (norms, biases), which do not.
+def parameter_roles(model: nn.Module) -> dict[str, Role]:
+    """The role of each trainable parameter by name, a tied one under its first.
 
-    A gain or a bias pulled to zero loses its scale without making the function simpler.
+    A linear map is taken to be inside of a layer where it is inside of a ModuleList or Sequential: heads stand outside.
     """
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    groups = [
-        {"params": [p for p in trained if p.ndim >= 2], "weight_decay": weight_decay},
-        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
-    ]
+    tables = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
+    stacked = {
+        id(parameter)
+        for stack in model.modules()
+        if isinstance(stack, nn.ModuleList | nn.Sequential)
+        for parameter in stack.parameters()
+    }
+    return {
+        name: _role(parameter, id(parameter) in tables, id(parameter) in stacked)
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad
+    }
+
+
+def _role(parameter: Tensor, is_table: bool, is_stacked: bool) -> Role:
+    if parameter.ndim < 2:
+        return "vector"
+    return "matrix" if parameter.ndim == 2 and is_stacked and not is_table else "table"
+
+
+def parameter_groups(named: Iterable[tuple[Role, Tensor]], config: TrainConfig) -> list[dict[str, Any]]:
+    """The groups of an `Optimizer`: which parameters, which rule, which share of the learning rate, which decay.
+
+    Vectors do not decay: a gain or a bias pulled to zero loses its scale without making the function simpler.
+
+    Args:
+        named: role and parameter.
+        config: `optimizer` muon moves matrices by Muon, and the rest by AdamW.
+    """
+    by_role: dict[Role, list[Tensor]] = {"matrix": [], "table": [], "vector": []}
+    for role, parameter in named:
+        by_role[role].append(parameter)
+    decay = config.weight_decay
+    if config.optimizer == "adamw":
+        groups = [
+            _group("adamw", [*by_role["matrix"], *by_role["table"]], decay),
+            _group("adamw", by_role["vector"], 0.0),
+        ]
+    else:
+        share = (config.matrix_learning_rate or config.learning_rate) / config.learning_rate
+        groups = [
+            _group("muon", by_role["matrix"], decay, share),
+            _group("adamw", by_role["table"], decay),
+            _group("adamw", by_role["vector"], 0.0),
+        ]
     return [group for group in groups if group["params"]]
 
 
-def adamw_reference(
-    parameters: Tensors,
-    gradients: Tensors,
-    means: Tensors,
-    squares: Tensors,
-    step: int,
-    *,
-    lr: float,
-    beta1: float,
-    beta2: float,
-    epsilon: float,
-    weight_decay: float,
-) -> None:
-    """One AdamW update in place, as the paper writes it.
+def _group(rule: Rule, parameters: list[Tensor], weight_decay: float, lr_share: float = 1.0) -> dict[str, Any]:
+    return {"params": parameters, "rule": rule, "weight_decay": weight_decay, "lr_share": lr_share}
+
+
+def make_optimizer(model: nn.Module, config: TrainConfig, precision: Precision = "float32") -> Optimizer:
+    """The optimizer of a training run; `precision` is that of its plan."""
+    roles, parameters = parameter_roles(model), dict(model.named_parameters())
+    groups = parameter_groups([(role, parameters[name]) for name, role in roles.items()], config)
+    return Optimizer(groups, config, precision)
+
+
+class Optimizer(torch.optim.Optimizer):
+    """AdamW and Muon, each for the groups that ask for it.
 
     Args:
-        parameters: changed in place.
-        gradients: one for each parameter, of its shape.
-        means: running mean of the gradients (m), changed in place.
-        squares: running mean of the squared gradients (v), changed in place.
-        step: 1 for the first update.
-
-    Source: Loshchilov & Hutter, Decoupled Weight Decay Regularization, arXiv:1711.05101, algorithm 2.
-    """
-    for parameter, gradient, mean, square in zip(parameters, gradients, means, squares, strict=True):
-        mean.mul_(beta1).add_((1 - beta1) * gradient)
-        square.mul_(beta2).add_((1 - beta2) * gradient * gradient)
-        unbiased_mean = mean / (1 - beta1**step)
-        unbiased_square = square / (1 - beta2**step)
-        parameter.mul_(1 - lr * weight_decay).sub_(lr * unbiased_mean / (unbiased_square.sqrt() + epsilon))
-
-
-def adamw_foreach(
-    parameters: Tensors,
-    gradients: Tensors,
-    means: Tensors,
-    squares: Tensors,
-    step: int,
-    *,
-    lr: float,
-    beta1: float,
-    beta2: float,
-    epsilon: float,
-    weight_decay: float,
-) -> None:
-    """The same update with one call per operation for all parameters; works on every device."""
-    if weight_decay:
-        torch._foreach_mul_(parameters, 1 - lr * weight_decay)
-    torch._foreach_lerp_(means, gradients, 1 - beta1)
-    torch._foreach_mul_(squares, beta2)
-    torch._foreach_addcmul_(squares, gradients, gradients, 1 - beta2)
-    denominators = torch._foreach_sqrt(squares)
-    torch._foreach_div_(denominators, (1 - beta2**step) ** 0.5)
-    torch._foreach_add_(denominators, epsilon)
-    torch._foreach_addcdiv_(parameters, means, denominators, -lr / (1 - beta1**step))
-
-
-def adamw_fused(
-    parameters: Tensors,
-    gradients: Tensors,
-    means: Tensors,
-    squares: Tensors,
-    step: int,
-    *,
-    lr: float,
-    beta1: float,
-    beta2: float,
-    epsilon: float,
-    weight_decay: float,
-) -> None:
-    """The same update in one pass over memory (the eight passes of `adamw_foreach` are bound by its bandwidth)."""
-    torch._fused_adamw_(
-        parameters,
-        gradients,
-        means,
-        squares,
-        [],
-        [torch.tensor(float(step), device=parameters[0].device)] * len(parameters),
-        amsgrad=False,
-        lr=lr,
-        beta1=beta1,
-        beta2=beta2,
-        weight_decay=weight_decay,
-        eps=epsilon,
-        maximize=False,
-    )
-
-
-class AdamW(torch.optim.Optimizer):
-    """Adam with decoupled weight decay; the learning rate is read from the groups at each step.
-
-    Args:
-        groups: from `parameter_groups`, or any iterable of parameters.
-        lr, beta1, beta2, epsilon, weight_decay: defaults of the groups.
-        update: `adamw_reference`, `adamw_foreach` or `adamw_fused`; None takes the fastest for the device.
+        groups: from `parameter_groups`.
+        config: learning rate, and the memories of both rules.
+        precision: of Muon's products: bfloat16, or that of the parameters.
+        update: the form of AdamW's update (see `groundup.train.adamw`); None takes the fastest for the device.
     """
 
     def __init__(
         self,
         groups: Iterable[Any],
+        config: TrainConfig,
+        precision: Precision = "float32",
         *,
-        lr: float = 1e-3,
-        beta1: float = 0.9,
-        beta2: float = 0.95,
-        epsilon: float = 1e-8,
-        weight_decay: float = 0.1,
         update: Callable[..., None] | None = None,
     ) -> None:
-        super().__init__(
-            groups, {"lr": lr, "beta1": beta1, "beta2": beta2, "epsilon": epsilon, "weight_decay": weight_decay}
-        )
-        self.update = update
+        defaults = {"lr": config.learning_rate, "rule": "adamw", "weight_decay": config.weight_decay, "lr_share": 1.0}
+        super().__init__(groups, defaults)
+        self.config, self.update = config, update
+        self.product_dtype = torch.bfloat16 if precision == "bfloat16" else None
         self.num_updates = 0
+
+    def set_learning_rate(self, rate: float) -> None:
+        """The learning rate of the next step, each group taking its share."""
+        for group in self.param_groups:
+            group["lr"] = rate * group["lr_share"]
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
@@ -149,32 +121,53 @@ class AdamW(torch.optim.Optimizer):
                 loss = closure()
         self.num_updates += 1
         for group in self.param_groups:
-            with_gradient = [p for p in group["params"] if p.grad is not None]
-            if not with_gradient:
-                continue
-            states = [self.moments(p) for p in with_gradient]
-            update = self.update or (adamw_foreach if with_gradient[0].device.type == "mps" else adamw_fused)
-            update(
-                [local(p) for p in with_gradient],
-                [local(p.grad) for p in with_gradient if p.grad is not None],
-                [local(mean) for mean, _ in states],
-                [local(square) for _, square in states],
-                self.num_updates,
-                lr=group["lr"],
-                beta1=group["beta1"],
-                beta2=group["beta2"],
-                epsilon=group["epsilon"],
-                weight_decay=group["weight_decay"],
-            )
+            parameters = [p for p in group["params"] if p.grad is not None]
+            if parameters:
+                (self._muon if group["rule"] == "muon" else self._adamw)(parameters, group)
         return loss
 
-    def moments(self, parameter: Tensor) -> tuple[Tensor, Tensor]:
-        """The running mean of a parameter's gradient and of its square, zero at first."""
+    def state_of(self, parameter: Tensor) -> dict[str, Tensor]:
+        """What is remembered of a parameter, zero at first: AdamW's `mean` and `square`, or Muon's `momentum`."""
         state = self.state[parameter]
         if not state:
-            state["mean"] = torch.zeros_like(parameter)
-            state["square"] = torch.zeros_like(parameter)
-        return state["mean"], state["square"]
+            for name in ("momentum",) if self._rule_of(parameter) == "muon" else ("mean", "square"):
+                state[name] = torch.zeros_like(parameter)
+        return dict(state)
+
+    def _rule_of(self, parameter: Tensor) -> Rule:
+        groups = self.param_groups
+        return next(group["rule"] for group in groups if any(parameter is one for one in group["params"]))
+
+    def _adamw(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
+        states = [self.state_of(parameter) for parameter in parameters]
+        update = self.update or (adamw_foreach if parameters[0].device.type == "mps" else adamw_fused)
+        update(
+            [local(parameter) for parameter in parameters],
+            [local(parameter.grad) for parameter in parameters if parameter.grad is not None],
+            [local(state["mean"]) for state in states],
+            [local(state["square"]) for state in states],
+            self.num_updates,
+            lr=group["lr"],
+            beta1=self.config.beta1,
+            beta2=self.config.beta2,
+            epsilon=self.config.epsilon,
+            weight_decay=group["weight_decay"],
+        )
+
+    def _muon(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
+        """Jordan et al. 2024: Nesterov momentum, made orthogonal, scaled by the shape; decoupled weight decay."""
+        directions = muon_directions(
+            [local(parameter.grad) for parameter in parameters if parameter.grad is not None],
+            [local(self.state_of(parameter)["momentum"]) for parameter in parameters],
+            momentum=self.config.muon_momentum,
+        )
+        wholes = [whole(direction, like) for direction, like in zip(directions, parameters, strict=True)]
+        updates = orthogonalize_together(wholes, self.product_dtype)
+        for parameter, update in zip(parameters, updates, strict=True):
+            own = own_part(update, parameter)
+            values = local(parameter)
+            values.mul_(1 - group["lr"] * group["weight_decay"])
+            values.add_(own, alpha=-group["lr"] * update_scale(parameter.shape))
 
 
 def local(tensor: Tensor) -> Tensor:
@@ -186,26 +179,25 @@ def local(tensor: Tensor) -> Tensor:
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
-def _example(seed: int) -> tuple[Tensors, Tensors, Tensors, Tensors, int]:
-    generator = torch.Generator().manual_seed(seed)
-    shapes = [(17, 9), (33,), (4, 5, 6)]
+def whole(part: Tensor, like: Tensor) -> Tensor:
+    """All of a matrix of which this process has the part that it has of `like`; every process must call it."""
+    if type(like) in (Tensor, nn.Parameter):
+        return part
+    from torch.distributed.tensor import DTensor
 
-    def draw() -> Tensors:
-        return [torch.randn(shape, generator=generator) for shape in shapes]
-
-    return draw(), draw(), draw(), [tensor.square() for tensor in draw()], 1 + seed % 50
-
-
-def _on_copies(update: Callable[..., None]) -> Callable[..., Tensor]:
-    """Make a pure function of an in-place update, for the parity test over all pairs."""
-
-    def run(parameters: Tensors, gradients: Tensors, means: Tensors, squares: Tensors, step: int) -> Tensor:
-        copies = [[tensor.clone() for tensor in group] for group in (parameters, gradients, means, squares)]
-        update(*copies, step, lr=1e-2, beta1=0.9, beta2=0.95, epsilon=1e-8, weight_decay=0.1)
-        return torch.cat([tensor.flatten() for tensor in (*copies[0], *copies[2], *copies[3])])
-
-    return run
+    if not isinstance(like, DTensor):
+        return part
+    sharded = DTensor.from_local(part, like.device_mesh, like.placements, shape=like.shape, stride=like.stride())
+    return sharded.full_tensor()
 
 
-register("train.adamw_foreach", _on_copies(adamw_reference), _on_copies(adamw_foreach), _example, tolerance=1e-6)
-register("train.adamw_fused", _on_copies(adamw_reference), _on_copies(adamw_fused), _example, tolerance=1e-6)
+def own_part(matrix: Tensor, like: Tensor) -> Tensor:
+    """The part of a whole matrix that this process holds of `like`."""
+    if type(like) in (Tensor, nn.Parameter):
+        return matrix
+    from torch.distributed.tensor import DTensor, distribute_tensor
+
+    if not isinstance(like, DTensor):
+        return matrix
+    # Every process has computed the same matrix: nothing needs to be sent.
+    return distribute_tensor(matrix, like.device_mesh, like.placements, src_data_rank=None).to_local()

@@ -13,9 +13,10 @@ from torch import nn
 
 from groundup.core.errors import TrainingError, UsageError
 from groundup.core.execution import ExecutionPlan, Precision, has_fast_bfloat16, machine_fingerprint
+from groundup.train.config import TrainConfig
 from groundup.train.contracts import MicroBatch, Objective
 from groundup.train.environment import autocast, planned_environment
-from groundup.train.optimizer import AdamW, parameter_groups
+from groundup.train.optimizer import Optimizer, parameter_groups, parameter_roles
 
 log = logging.getLogger("groundup.train.probe")
 
@@ -70,6 +71,7 @@ def probe(
     micro_batches: Sequence[int],
     precisions: Sequence[Precision] | None = None,
     repeats: int = 5,
+    config: TrainConfig | None = None,
 ) -> ProbeResult:
     """Measure candidates and return the plan with the fastest precision and micro-batch filled in.
 
@@ -85,6 +87,7 @@ def probe(
         precisions: candidates; None tries bfloat16 only where the device multiplies it natively.
         repeats: timed passes of each candidate, after one that warms up (fewer where they take long); the median
             counts, which foretells a long run better than the fastest.
+        config: of the run, whose optimizer is timed; by default AdamW.
 
     Raises:
         TrainingError: when no candidate could be run.
@@ -113,7 +116,7 @@ def probe(
                 f"no micro-batch of {sizes} rows fits into the memory of {plan.device}: use smaller ones"
             )
         size = min(s for s, rate in by_size.items() if rate * SMALLER_LOSS >= fastest)
-        optimizer_s = _optimizer_seconds(model)
+        optimizer_s = _optimizer_seconds(model, config or TrainConfig(), precision)
     chosen = plan.replace(precision=precision, micro_batch=size, machine=machine_fingerprint())
     seconds = time.perf_counter() - begun
     log.info("probe of %.1f s chose %s and micro-batches of %d: %.0f/s", seconds, precision, size, by_size[size])
@@ -154,21 +157,22 @@ def _items_per_s(model: nn.Module, objective: Objective, batch: MicroBatch, plan
     return count / statistics.median(times)
 
 
-def _optimizer_seconds(model: nn.Module) -> float:
-    """Time of one AdamW update, measured on copies of some of the parameters and scaled to all.
+def _optimizer_seconds(model: nn.Module, config: TrainConfig, precision: Precision) -> float:
+    """Time of one update of the optimizer, measured on copies of some of the parameters and scaled to all.
 
     Copies of all would need as much memory again as training itself.
     """
-    trained = sorted((p for p in model.parameters() if p.requires_grad), key=lambda p: p.numel())
-    total, count, copies = sum(p.numel() for p in trained), 0, nn.ParameterList()
-    for parameter in trained:
-        copies.append(nn.Parameter(parameter.detach().clone()))
-        count += parameter.numel()
+    roles, parameters = parameter_roles(model), dict(model.named_parameters())
+    trained = sorted(roles, key=lambda name: parameters[name].numel())
+    total, count, copies = sum(parameters[name].numel() for name in trained), 0, []
+    for name in trained:
+        copies.append((roles[name], nn.Parameter(parameters[name].detach().clone())))
+        count += parameters[name].numel()
         if count >= OPTIMIZER_SAMPLE:
             break
-    device = str(next(iter(copies)).device)
-    optimizer = AdamW(parameter_groups(copies, 0.1))
-    for copy in copies:
+    device = str(copies[0][1].device)
+    optimizer = Optimizer(parameter_groups(copies, config), config, precision)
+    for _, copy in copies:
         copy.grad = torch.zeros_like(copy)
     optimizer.step()  # allocates the moments
     _wait(device)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from groundup.core.errors import CheckpointError
 from groundup.train.checkpoint import Checkpoint, Tensors
 from groundup.train.distributed import Parallel
-from groundup.train.optimizer import AdamW
+from groundup.train.optimizer import Optimizer
 
 
 def model_tensors(model: nn.Module) -> Tensors:
@@ -21,18 +21,18 @@ def model_tensors(model: nn.Module) -> Tensors:
     return named
 
 
-def saved_tensors(model: nn.Module, optimizer: AdamW, parallel: Parallel) -> tuple[Tensors, Tensors]:
+def saved_tensors(model: nn.Module, optimizer: Optimizer, parallel: Parallel) -> tuple[Tensors, Tensors]:
     """Whole copies on the CPU of what a checkpoint holds of the model and of the optimizer."""
     weights = {name: parallel.full(tensor) for name, tensor in model_tensors(model).items()}
     moments = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            mean, square = optimizer.moments(parameter)
-            moments[f"mean.{name}"], moments[f"square.{name}"] = parallel.full(mean), parallel.full(square)
+            for kind, tensor in optimizer.state_of(parameter).items():
+                moments[f"{kind}.{name}"] = parallel.full(tensor)
     return weights, moments
 
 
-def restore_tensors(checkpoint: Checkpoint, model: nn.Module, optimizer: AdamW, parallel: Parallel) -> None:
+def restore_tensors(checkpoint: Checkpoint, model: nn.Module, optimizer: Optimizer, parallel: Parallel) -> None:
     """Copy a checkpoint into a model and its optimizer.
 
     Raises:
@@ -44,7 +44,7 @@ def restore_tensors(checkpoint: Checkpoint, model: nn.Module, optimizer: AdamW, 
         parallel.restore(tensor, checkpoint.model[name])
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            for kind, moment in zip(("mean", "square"), optimizer.moments(parameter), strict=True):
+            for kind, moment in optimizer.state_of(parameter).items():
                 saved = checkpoint.optimizer.get(f"{kind}.{name}")
                 if saved is None:
                     raise CheckpointError(f"the checkpoint of step {checkpoint.step} has no optimizer state of {name}")

@@ -29,7 +29,7 @@ from groundup.train.contracts import BatchSource, MicroBatch, Objective
 from groundup.train.distributed import Parallel
 from groundup.train.environment import autocast, planned_environment
 from groundup.train.gradients import diagnose, norm_of, scale
-from groundup.train.optimizer import AdamW, parameter_groups
+from groundup.train.optimizer import make_optimizer
 from groundup.train.resume import check_same_plan, check_same_settings, load_best
 from groundup.train.schedule import learning_rate_at
 from groundup.train.state import restore_tensors, saved_tensors
@@ -161,12 +161,7 @@ class Trainer:
             step = self._newest_step()
             self.model.to(self.plan.device)
             self.parallel = Parallel(self.model, self.objective, self.plan)
-            self.optimizer = AdamW(
-                parameter_groups(self.model, self.config.weight_decay),
-                beta1=self.config.beta1,
-                beta2=self.config.beta2,
-                epsilon=self.config.epsilon,
-            )
+            self.optimizer = make_optimizer(self.model, self.config, self.plan.precision)
             if step is not None:
                 self._resume(step)
             self._earlier_s = self.progress.elapsed_s
@@ -260,9 +255,7 @@ class Trainer:
         if math.isfinite(grad_norm) and math.isfinite(loss):
             limit = self.config.max_grad_norm
             scale(gradients, to_mean * (limit / grad_norm if 0 < limit < grad_norm else 1.0))
-            rate = learning_rate_at(self.config, step)
-            for group in self.optimizer.param_groups:
-                group["lr"] = rate
+            self.optimizer.set_learning_rate(learning_rate_at(self.config, step))
             self.optimizer.step()
             self.progress.nonfinite_in_a_row = 0
         else:
