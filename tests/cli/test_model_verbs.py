@@ -15,6 +15,8 @@ from groundup.model.directory import save_model_directory
 from groundup.model.load import load_model
 from groundup.model.presets import preset
 from groundup.model.transformer import build
+from groundup.model.weights.files import stored_dtype
+from groundup.model.weights.gguf_model import save_gguf
 from groundup.model.weights.gguf_read import open_gguf
 from groundup.tokenizer import ByteBPE
 from groundup.tokenizer.chat import DEFAULT_CHAT_TEMPLATE
@@ -110,6 +112,19 @@ def test_a_model_is_not_exported_over_itself(tmp_path: Path) -> None:
     assert (tmp_path / "m.gguf").read_bytes() == before
     done = run_here("export", folder, "--to", "hf", "--out", folder)
     assert done.returncode == 2 and "is the model itself" in done.stderr
+
+
+def test_a_checkpoint_in_bfloat16_gives_the_same_file(tmp_path: Path) -> None:
+    """It is read in its own type: half the memory, and every number as it is."""
+    folder = make(tmp_path / "m")
+    assert run_here("export", folder, "--to", "hf", "--dtype", "bfloat16", "--out", tmp_path / "half").returncode == 0
+    assert stored_dtype(folder) == "float32" and stored_dtype(tmp_path / "half") == "bfloat16"
+    wide = load_model(tmp_path / "half")
+    save_gguf(tmp_path / "wide.gguf", wide.model, wide.tokenizer, type="Q8_0")
+    assert run_here("export", tmp_path / "half", "--out", tmp_path / "half.gguf").returncode == 0
+    with open_gguf(tmp_path / "half.gguf") as ours, open_gguf(tmp_path / "wide.gguf") as expected:
+        assert ours.tensors.keys() == expected.tensors.keys()
+        assert all(ours.raw(name).tobytes() == expected.raw(name).tobytes() for name in expected.tensors)
 
 
 def test_the_folder_one_stands_in_is_exported_beside_it(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from groundup.model.counts import count_parameters
 from groundup.model.directory import check_replaceable, save_model_directory
 from groundup.model.load import read_config
 from groundup.model.sources import locate_model
+from groundup.model.weights.files import stored_dtype
 from groundup.model.weights.gguf_config import config_to_gguf
 from groundup.model.weights.gguf_mix import mix_named
 from groundup.model.weights.gguf_model import save_gguf
@@ -40,7 +41,9 @@ def export_gguf(source: str, out: Path | None, *, type: str) -> Path:
     check_writable(path)
     config_to_gguf(read_config(source))  # refused before the weights are read
     _warn_of_rounding_twice(source, type)
-    loaded = open_model(source)
+    folder = locate_model(source)
+    # A checkpoint in bfloat16 is quantised from its own numbers, and not held twice as large.
+    loaded = open_model(source, dtype=stored_dtype(folder) if folder.is_dir() else "float32")
     template = None if loaded.chat_template is None else loaded.chat_template.source
     end = None if loaded.chat_template is None else turn_end_id(loaded.tokenizer, loaded.chat_template)
     count = sum(parameter.numel() for parameter in loaded.model.parameters())

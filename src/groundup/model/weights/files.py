@@ -34,7 +34,7 @@ from groundup.model.weights.safetensors_read import (
     some_of,
 )
 
-__all__ = ["INDEX_FILE", "MAX_SHARD_BYTES", "WEIGHTS_FILE", "Progress", "load_weights", "save_weights"]
+__all__ = ["INDEX_FILE", "MAX_SHARD_BYTES", "WEIGHTS_FILE", "Progress", "load_weights", "save_weights", "stored_dtype"]
 
 #: Called with (tensors done, all tensors).
 Progress = Callable[[int, int], None]
@@ -203,6 +203,16 @@ def load_weights(folder: Path, model: Transformer, *, device: str = "cpu", on_pr
         raise ModelError(
             f"{stored.source} gives no values for {some_of(empty)}: make the model on the CPU, not on meta"
         )
+
+
+def stored_dtype(folder: Path) -> str:
+    """The smallest dtype that holds a folder's weights exactly: bfloat16 or float16 where all are, else float32.
+
+    Raises:
+        ModelError: when a file is missing or damaged.
+    """
+    names = {tensor.dtype_name for tensor in StoredTensors(folder).tensors.values()}
+    return {frozenset({"BF16"}): "bfloat16", frozenset({"F16"}): "float16"}.get(frozenset(names), "float32")
 
 
 def _match_prefix(kind: str, stored: StoredTensors) -> dict[str, str]:
