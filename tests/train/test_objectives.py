@@ -134,6 +134,7 @@ def test_the_size_chooses_the_path_and_evaluation_is_chunked_too(monkeypatch: py
     batch = TinySource(masked=0.0).batch(0)
     plain = next_token_loss(model, batch)
     assert "Chunked" not in type(plain.total.grad_fn).__name__
+    monkeypatch.setattr(objectives, "CHUNK_ROWS", 1)
     monkeypatch.setitem(objectives.CHUNK_ELEMENTS, "cpu", 50 * 10)
     chunked = next_token_loss(model, batch)
     assert "Chunked" in type(chunked.total.grad_fn).__name__

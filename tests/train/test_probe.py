@@ -114,3 +114,13 @@ def test_a_probed_plan_can_be_trained_and_repeated(tmp_path: Path) -> None:
     chosen.check_repeatable()
     source = TinySource(micro_batch=chosen.micro_batch)
     assert trainer(tmp_path, plan=chosen, source=source, num_steps=3, warmup_steps=0).fit().steps == 3
+
+
+def test_precisions_of_a_large_model_are_timed_in_turn_on_fewer_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("groundup.train.probe.LARGE_MODEL_PARAMETERS", 1)
+    rates = iter([10.0, 5.0, 4.0, 8.0, 7.0])  # float32 was lucky once, bfloat16 never
+    monkeypatch.setattr("groundup.train.probe._items_per_s", lambda *_: next(rates))
+    result = run_probe(precisions=("float32", "bfloat16"), micro_batches=(8,))
+    tried = [(m.precision, m.micro_batch) for m in result.measurements]
+    assert tried == [("float32", 2), ("bfloat16", 2), ("float32", 2), ("bfloat16", 2), ("float32", 8)]
+    assert (result.plan.precision, result.plan.micro_batch, result.items_per_s) == ("float32", 8, 7.0)

@@ -31,6 +31,7 @@ def test_it_learns_and_the_chunked_loss_gives_the_same_gradients(
     batch = TinySource().batch(3)
     gradients = []
     for elements in (2**21, 50 * 13):
+        monkeypatch.setattr(objectives, "CHUNK_ROWS", 1)
         monkeypatch.setitem(objectives.CHUNK_ELEMENTS, "cpu", elements)
         model.zero_grad()
         loss = next_token_loss(model, batch)
@@ -44,6 +45,7 @@ def test_it_learns_and_the_chunked_loss_gives_the_same_gradients(
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_a_stopped_run_resumes_bit_for_bit(tmp_path: Path, precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(objectives, "CHUNK_ROWS", 1)
     monkeypatch.setitem(objectives.CHUNK_ELEMENTS, "cpu", 50 * 13)
 
     class Stops(TinySource):

@@ -10,6 +10,8 @@ from typing import Any
 from groundup.align.sft import conversation_loss
 from groundup.core import console
 from groundup.core.files import read_json, sha256_json, write_json
+from groundup.data.batch import IGNORE_INDEX
+from groundup.data.conversations import ConversationSource
 from groundup.inference.config import Sampling
 from groundup.inference.session import answer_stop_ids
 from groundup.inference.text import complete_texts
@@ -126,9 +128,11 @@ def make_forecast(start: TuningStart, settings: SftSettings) -> Forecast:
     per_update = settings.batch_size * sum(lengths) / len(lengths)
     seconds = None
     if start.probe is not None:
-        watched = 0 if start.held_out is None else sum(len(chat.inputs) for chat in start.held_out.chats)
+        # The probe counts trained tokens, among as many others as the conversations have.
+        watched = 0 if start.held_out is None else _trained_tokens(start.held_out)
+        trained = settings.batch_size * _trained_tokens(start.source) / len(lengths)
         times = 2 + (settings.num_steps // settings.evaluate_every if settings.evaluate_every else 1)
-        seconds = settings.num_steps * start.probe.update_seconds(int(per_update))
+        seconds = settings.num_steps * start.probe.update_seconds(int(trained))
         seconds += times * watched * EVALUATION_COST / start.probe.items_per_s
     memory = INTERPRETER_BYTES + training_memory_bytes(
         config, plan.micro_batch, start.source.max_length, plan.precision
@@ -145,6 +149,10 @@ def make_forecast(start: TuningStart, settings: SftSettings) -> Forecast:
         rows=plan.micro_batch,
         learning_rate=settings.learning_rate,
     )
+
+
+def _trained_tokens(source: ConversationSource) -> int:
+    return sum(int((chat.targets != IGNORE_INDEX).sum()) for chat in source.chats)
 
 
 def compare(
