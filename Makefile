@@ -15,11 +15,10 @@ PY := $(BIN)/python
 PIP = $(PY) -m pip --disable-pip-version-check install $(if $(wildcard $@),--quiet) --no-build-isolation -c constraints.txt
 MANIFEST := pyproject.toml constraints.txt
 PYTEST := $(PY) -m pytest
-# Measured on 2026-11-22, two cores with other work on them: 1,173 tests one after the other with torch's two threads
-# took 6 min 48 s of wall and 3 min 36 s of CPU time; two processes with a thread each (OMP_NUM_THREADS=1, -n 2) took
-# 3 min 55 s of CPU time, so at best half of the wall time. One after the other is far inside the 15 minutes, and the
-# tests that start processes and browsers of their own do not compete with each other. For a quicker look:
-#   OMP_NUM_THREADS=1 make unit PYTEST_ARGS="-n 2"
+# The default tests run in two processes, each bound to one CPU (tests/conftest.py). Measured on 2026-11-26, two cores of
+# an Intel Xeon, 3,160 tests: 10 min 40 s; in one process with torch's two threads they took about twice as long, since
+# the threads of the processes that tests start wait for those of the tests. One after the other: WORKERS= make unit
+WORKERS ?= -n 2 --dist worksteal
 PYTEST_ARGS ?=
 
 .PHONY: help test lint unit slow gpu speedrun models oracles docs docs-output bench install clean distclean
@@ -36,7 +35,7 @@ lint: $(VENV)/.dev
 	$(BIN)/lint-imports
 
 unit: $(VENV)/.dev
-	$(PYTEST) -m "not slow and not gpu" $(PYTEST_ARGS)
+	$(PYTEST) -m "not slow and not gpu" $(WORKERS) $(PYTEST_ARGS)
 
 slow: $(VENV)/.dev ## the tests that are left out of `make test`
 	$(PYTEST) -m "slow and not gpu" $(PYTEST_ARGS)

@@ -11,6 +11,23 @@ import pytest
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
+
+def _take_one_cpu() -> None:
+    """Bind a worker of pytest-xdist, and every process it starts, to a CPU of its own, before torch makes its threads.
+
+    Two processes whose threads share the CPUs wait for each other at every product: the suite would be slower than in
+    one process.
+    """
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "")
+    if worker.startswith("gw"):
+        os.environ["OMP_NUM_THREADS"] = "1"
+        if hasattr(os, "sched_setaffinity"):
+            mine = sorted(os.sched_getaffinity(0))
+            os.sched_setaffinity(0, {mine[int(worker[2:]) % len(mine)]})
+
+
+_take_one_cpu()
+
 from jaxtyping import install_import_hook
 
 # The folders below hold no tensors; beartype cannot check `Self` on single methods, which they use.
