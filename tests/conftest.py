@@ -11,6 +11,8 @@ import pytest
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
+from jaxtyping import install_import_hook
+
 
 def _take_one_cpu() -> None:
     """Bind a worker of pytest-xdist, and every process it starts, to a CPU of its own, before torch makes its threads.
@@ -27,8 +29,6 @@ def _take_one_cpu() -> None:
 
 
 _take_one_cpu()
-
-from jaxtyping import install_import_hook
 
 # The folders below hold no tensors; beartype cannot check `Self` on single methods, which they use.
 install_import_hook(
