@@ -108,6 +108,13 @@ SETTINGS = {
         ),
         Work(moved_bytes=2 * _ACTIVATIONS_BYTES),
     ),
+    "model.linear_onednn": Setting(
+        lambda: (_activations(_B, _T, _D), _activations(4 * _D, _D), None), Work(2 * 4 * _B * _T * _D * _D)
+    ),
+    "model.attention_stored": Setting(
+        lambda: (*(_activations(_B, heads, 2 * _T, _d) for heads in (_H, _K, _K)), None),
+        Work(4 * _ATTENTION.operations),
+    ),
     "model.attention": Setting(
         lambda: (*(_activations(_B, heads, _T, _d) for heads in (_H, _K, _K)), None, True), _ATTENTION
     ),

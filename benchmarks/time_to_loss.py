@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from benchmarks.harness import RESULTS, machine
 from groundup.core.config import merge
-from groundup.core.console import fail, format_count, format_seconds, say
+from groundup.core.console import fail, format_count, say
 from groundup.core.errors import Interrupted, UsageError
 from groundup.core.execution import ExecutionPlan, keep_freed_memory, machine_fingerprint
 from groundup.core.files import write_json
@@ -50,21 +50,23 @@ RECIPE: dict[str, Any] = {
     "rows": 12,
     "model": {
         "hidden_size": 128,
-        "num_hidden_layers": 4,
+        "num_hidden_layers": 2,
         "num_attention_heads": 4,
         "num_key_value_heads": 4,
         "head_dim": 32,
         "intermediate_size": 384,
-        "tie_word_embeddings": True,
+        "tie_word_embeddings": False,
     },
     "train": {
-        "num_steps": 800,
-        "learning_rate": 4e-3,
+        "num_steps": 250,
+        "learning_rate": 0.02,
         "optimizer": "muon",
-        "warmup_steps": 20,
+        "matrix_learning_rate": 0.015,
+        "muon_momentum": 0.8,
+        "warmup_steps": 5,
         "min_learning_rate_ratio": 0.05,
         "weight_decay": 0.1,
-        "evaluate_every": 50,
+        "evaluate_every": 10,
         "checkpoint_every": 0,
     },
 }
@@ -238,10 +240,12 @@ def changed(recipe: dict[str, Any], settings: list[str]) -> dict[str, Any]:
 
 
 def tell(name: str, runs: list[Reached]) -> None:
+    def spoken(seconds: float) -> str:
+        return f"{seconds:.1f} s" if math.isfinite(seconds) else "never"
+
     seconds = [run.seconds for run in runs]
     say(
-        f"{name}: median {format_seconds(statistics.median(seconds))} "
-        f"({', '.join(format_seconds(one) for one in seconds)}), {format_count(statistics.median(run.tokens for run in runs))}"
+        f"{name}: median {spoken(statistics.median(seconds))} ({', '.join(map(spoken, seconds))}), {format_count(statistics.median(run.tokens for run in runs))}"
         f" tokens; best loss {min(entry[2] for run in runs for entry in run.losses):.3f}"
     )
 

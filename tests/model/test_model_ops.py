@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 from typing import Any
 
@@ -15,6 +16,8 @@ from groundup.model.ops.activation import relu2
 from groundup.model.ops.attention import visible_keys
 from groundup.model.ops.norm import rms_norm_fast
 from groundup.model.ops.rotary import rotary_fast, rotary_tables
+from groundup.model.presets import preset
+from groundup.model.transformer import build
 
 OWN = {name: pair for name, pair in pairs().items() if name.startswith("model.")}
 
@@ -35,9 +38,13 @@ def test_fast_equals_reference(pair: Pair, seed: int) -> None:
     assert largest_relative_difference(pair.fast(*arguments), pair.reference(*arguments)) <= pair.tolerance
 
 
-def _doubles(arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+#: oneDNN knows no float64.
+FLOAT32_ONLY = {"model.linear_onednn"}
+
+
+def _leaves(arguments: tuple[Any, ...], dtype: torch.dtype) -> tuple[Any, ...]:
     return tuple(
-        a.double().requires_grad_() if isinstance(a, torch.Tensor) and a.is_floating_point() else a for a in arguments
+        a.to(dtype).requires_grad_() if isinstance(a, torch.Tensor) and a.is_floating_point() else a for a in arguments
     )
 
 
@@ -45,10 +52,11 @@ def _doubles(arguments: tuple[Any, ...]) -> tuple[Any, ...]:
 @pytest.mark.parametrize("pair", OWN.values(), ids=OWN)
 def test_gradients_of_fast_equal_those_of_reference(pair: Pair, seed: int) -> None:
     gradients = []
+    dtype, tolerance = (torch.float32, 1e-5) if pair.name in FLOAT32_ONLY else (torch.float64, 1e-9)
     for function in (pair.reference, pair.fast):
-        arguments = _doubles(pair.inputs(seed))
+        arguments = _leaves(pair.inputs(seed), dtype)
         result = function(*arguments)
-        weight = torch.linspace(-1, 1, result.numel(), dtype=torch.float64).view_as(result)
+        weight = torch.linspace(-1, 1, result.numel(), dtype=dtype).view_as(result)
         (result * weight).sum().backward()
         tables = pair.name == "model.rotary"  # its tables are constants
         gradients.append([a.grad for a in arguments[: 1 if tables else None] if isinstance(a, torch.Tensor)])
@@ -56,7 +64,7 @@ def test_gradients_of_fast_equal_those_of_reference(pair: Pair, seed: int) -> No
     for expected, got in zip(*gradients, strict=True):
         if expected is not None:
             assert got is not None
-            assert largest_relative_difference(got, expected) <= 1e-9
+            assert largest_relative_difference(got, expected) <= tolerance
 
 
 def test_rms_norm_gradient_against_central_differences() -> None:
@@ -120,3 +128,47 @@ def test_visible_keys_by_hand() -> None:
 
 def test_relu2() -> None:
     assert relu2(torch.tensor([-2.0, 0.0, 3.0])).tolist() == [0.0, 0.0, 9.0]
+
+
+def test_paths_are_taken_while_the_plan_lasts_and_change_no_result(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken: list[str] = []
+    for place, name in (("linear", "linear_onednn"), ("attention", "attention_stored")):
+        # By its path: the package's names are the functions.
+        module = importlib.import_module(f"groundup.model.ops.{place}")
+        own = getattr(module, name)
+
+        def watched(*arguments: Any, own: Any = own, name: str = name) -> torch.Tensor:
+            taken.append(name)
+            result: torch.Tensor = own(*arguments)
+            return result
+
+        monkeypatch.setattr(module, name, watched)
+    config = preset("qwen3", hidden_size=32, num_hidden_layers=1, num_attention_heads=4, head_dim=8, vocab_size=50)
+    model = build(config, seed=1)
+    ids = torch.arange(40).view(2, 20)
+
+    def gradient() -> torch.Tensor:
+        model.zero_grad()
+        model.logits(model(ids)).square().sum().backward()
+        found = model.embed.weight.grad
+        assert found is not None
+        return found.clone()
+
+    expected = gradient()
+    assert not taken
+    with ops.compute_paths("onednn", "stored"):
+        got = gradient()
+        seen, _ = list(taken), taken.clear()
+        with torch.no_grad():
+            model(ids)
+        assert "attention_stored" not in taken  # nothing to store for
+        taken.clear()
+        with torch.autocast("cpu", torch.bfloat16):
+            model(ids)
+        assert "linear_onednn" not in taken  # autocast's products are oneDNN's already
+    assert seen.count("attention_stored") == 1
+    assert seen.count("linear_onednn") == 8  # four of attention, three of the MLP, the head
+    assert largest_relative_difference(got, expected) <= 1e-5
+    taken.clear()
+    gradient()
+    assert not taken

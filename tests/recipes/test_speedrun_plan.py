@@ -170,7 +170,8 @@ def test_given_steps_never_make_a_large_budget_too_small(
     from groundup.recipes import plan as plan_module
     from groundup.recipes.dial import approximate_parameters
 
-    def measure(settings: Any) -> Any:
+    def measure(settings: Any, *, may_compile: bool = True) -> Any:
+        del may_compile
         size = approximate_parameters(settings.model.to_dict(), settings.tokenizer.vocab_size)
         return fake_probe(60e9 / (6 * size))
 

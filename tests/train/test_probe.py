@@ -14,7 +14,14 @@ from groundup.core.execution import ExecutionPlan, machine_fingerprint
 from groundup.data.batch import Batch
 from groundup.train import probe as probe_module
 from groundup.train.objectives import next_token_loss
-from groundup.train.probe import ProbeResult, native_precisions, probe
+from groundup.train.probe import ProbeResult, describe, native_precisions, probe
+
+ONEDNN, STORED, COMPILED = 1.2, 1.3, 1.25
+
+
+def _pretend_to_compile(model: torch.nn.Module) -> None:
+    """In place of what takes seconds, and loads modules that warn; tests/train/test_compiled_steps.py compiles."""
+    model._compiled_call_impl = lambda *_: None
 
 
 def make_batch(rows: int) -> Batch:
@@ -22,7 +29,7 @@ def make_batch(rows: int) -> Batch:
 
 
 def run_probe(model: TinyModel | None = None, **options: Any) -> ProbeResult:
-    settings = {"micro_batches": (2, 4, 8)} | options
+    settings = {"micro_batches": (2, 4, 8), "matmuls": ("torch",)} | options
     return probe(model or TinyModel(), next_token_loss, make_batch, plan(machine=""), **settings)
 
 
@@ -32,7 +39,9 @@ def scripted(monkeypatch: pytest.MonkeyPatch, speeds: dict[tuple[str, int], floa
     def rate(model: Any, objective: Any, batch: Batch, plan: ExecutionPlan, repeats: int) -> float:
         assert len(batch.inputs) == plan.micro_batch
         asked.append((plan.precision, plan.micro_batch))
-        return speeds[asked[-1]]
+        gain = ONEDNN * (plan.matmul == "onednn") or 1.0
+        gain *= STORED * (plan.attention == "stored") or 1.0
+        return speeds[asked[-1]] * gain * (COMPILED * plan.compile or 1.0)
 
     monkeypatch.setattr(probe_module, "_items_per_s", rate)
     return asked
@@ -81,7 +90,7 @@ def test_a_size_that_does_not_fit_is_left_out(monkeypatch: pytest.MonkeyPatch) -
             raise torch.OutOfMemoryError("out of memory")
         return original(model, batch)
 
-    settings: dict[str, Any] = {"precisions": ("float32",), "micro_batches": (2, 4, 8)}
+    settings: dict[str, Any] = {"precisions": ("float32",), "matmuls": ("torch",), "micro_batches": (2, 4, 8)}
     result = probe(TinyModel(), limited, make_batch, plan(), **settings)
     assert result.plan.micro_batch in (2, 4)
     assert [m.items_per_s == 0 for m in result.measurements] == [False, False, True]
@@ -124,3 +133,49 @@ def test_precisions_of_a_large_model_are_timed_in_turn_on_fewer_rows(monkeypatch
     tried = [(m.precision, m.micro_batch) for m in result.measurements]
     assert tried == [("float32", 2), ("bfloat16", 2), ("float32", 2), ("bfloat16", 2), ("float32", 8)]
     assert (result.plan.precision, result.plan.micro_batch, result.items_per_s) == ("float32", 8, 7.0)
+
+
+def test_another_library_and_kernel_are_taken_where_they_are_faster(monkeypatch: pytest.MonkeyPatch) -> None:
+    speeds = {("float32", n): 100.0 for n in (2, 4, 8)} | {("bfloat16", 4): 126.0}
+    asked = scripted(monkeypatch, speeds)
+    both: dict[str, Any] = {"precisions": ("float32", "bfloat16"), "matmuls": None, "attentions": ("fused", "stored")}
+    result = run_probe(**both)
+    # bfloat16 is 5 % faster than oneDNN's float32, which costs no accuracy.
+    assert (result.plan.precision, result.plan.matmul, result.plan.attention) == ("float32", "onednn", "stored")
+    assert asked[:4] == [("float32", 4), ("float32", 4), ("bfloat16", 4), ("float32", 4)]
+    assert result.items_per_s == pytest.approx(156.0)
+    scripted(monkeypatch, speeds | {("bfloat16", n): 170.0 for n in (2, 4, 8)})
+    result = run_probe(**both)
+    assert (result.plan.precision, result.plan.matmul) == ("bfloat16", "torch")
+    monkeypatch.setattr("groundup.train.probe.PATH_GAIN", 1.5)
+    scripted(monkeypatch, speeds)
+    result = run_probe(**(both | {"precisions": ("float32",)}))
+    assert (result.plan.matmul, result.plan.attention) == ("torch", "fused")
+    assert describe(result.plan) == "float32, micro-batches of 2"
+
+
+def test_only_a_long_run_is_compiled_and_only_where_that_pays(monkeypatch: pytest.MonkeyPatch) -> None:
+    scripted(monkeypatch, {("float32", n): 100.0 for n in (2, 4, 8)})
+    monkeypatch.setattr(TinyModel, "compile", _pretend_to_compile)
+    options: dict[str, Any] = {"precisions": ("float32",)}
+    assert not run_probe(compile_for=59_000, **options).plan.compile  # 590 s
+    model = TinyModel()
+    long = run_probe(model, compile_for=61_000, **options)
+    assert long.plan.compile and long.items_per_s == 125.0 and long.measurements[-1].compile
+    assert model._compiled_call_impl is None
+    assert describe(long.plan) == "float32, compiled, micro-batches of 2"
+    monkeypatch.setattr("groundup.train.probe.PATH_GAIN", 1.3)
+    assert not run_probe(compile_for=61_000, **options).plan.compile
+
+
+def test_a_machine_without_a_compiler_trains_uncompiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    def rate(model: Any, objective: Any, batch: Batch, plan: ExecutionPlan, repeats: int) -> float:
+        if plan.compile:
+            raise RuntimeError("No working C++ compiler found\nmore")
+        return 1.0
+
+    monkeypatch.setattr(probe_module, "_items_per_s", rate)
+    monkeypatch.setattr(TinyModel, "compile", _pretend_to_compile)
+    model = TinyModel()
+    result = run_probe(model, precisions=("float32",), compile_for=10**6)
+    assert not result.plan.compile and result.items_per_s == 1.0 and model._compiled_call_impl is None

@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     import torch
 
 Precision = Literal["float32", "bfloat16"]
+#: Who multiplies float32 matrices on a CPU: torch's default (MKL on x86), or oneDNN.
+MatmulPath = Literal["torch", "onednn"]
+#: Attention of training on a CPU: torch's fused kernel, or blocks whose pattern is stored for the backward pass.
+AttentionPath = Literal["fused", "stored"]
 
 
 class ExecutionPlan(Config):
@@ -28,6 +32,10 @@ class ExecutionPlan(Config):
     precision: Precision = Field("float32", description="type of the matrix products; master weights stay float32")
     threads: int = Field(2, ge=1, description="CPU threads of one process")
     micro_batch: int = Field(16, ge=1, description="sequences in one forward and backward pass")
+    matmul: MatmulPath = Field("torch", description="library of the float32 products on a CPU: torch or onednn")
+    attention: AttentionPath = Field(
+        "fused", description="on a CPU: torch's fused kernel, or blocks whose pattern is stored"
+    )
     compile: bool = Field(False, description="run the step through torch.compile")
     deterministic: bool = Field(True, description="refuse operations whose result varies between runs")
     world_size: int = Field(1, ge=1, description="number of training processes")

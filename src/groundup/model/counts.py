@@ -110,7 +110,9 @@ def seen_keys(heads: HeadsConfig, context: int) -> int:
     return min(context, heads.sliding_window + heads.num_sink_tokens)
 
 
-def training_memory_bytes(config: TransformerConfig, micro_batch: int, context: int, precision: Precision) -> int:
+def training_memory_bytes(
+    config: TransformerConfig, micro_batch: int, context: int, precision: Precision, *, stores_pattern: bool = False
+) -> int:
     """Peak bytes of one training process, without those of the interpreter and its libraries.
 
     parameters x 16 (float32 value, gradient and AdamW's two moments), x 18 in bfloat16 (a copy for the products),
@@ -123,6 +125,7 @@ def training_memory_bytes(config: TransformerConfig, micro_batch: int, context: 
         H S (4, p if p < 4, p with a cap) + 2 p Q
                                    where a cap or a learned sink keeps attention off the fused kernel: the scores of
                                    H heads in a context of S tokens, and keys and values repeated for each head
+        p H S / 2                  the pattern, where the plan stores it (`attention_stored`)
 
     with D the width, Q = heads x d, KV = key-value heads x d, F the MLP's width, and 16 D outside the layers. The
     largest temporary of the backward (one gated MLP, or the scores of a layer) is added once. Logits are left out:
@@ -133,6 +136,7 @@ def training_memory_bytes(config: TransformerConfig, micro_batch: int, context: 
         micro_batch: sequences in one forward and backward.
         context: tokens in a sequence.
         precision: of the matrix products.
+        stores_pattern: attention is stored for the backward pass.
     """
     size = 4 if precision == "float32" else 2
     weights = count_parameters(config).total * (16 if precision == "float32" else 18)
@@ -147,6 +151,8 @@ def training_memory_bytes(config: TransformerConfig, micro_batch: int, context: 
             if scores:
                 kept += scores + 2 * size * query
                 widest = max(widest, 4 * heads.num_attention_heads * context)
+            elif stores_pattern and isinstance(heads, AttentionConfig) and seen_keys(heads, context) == context:
+                kept += size * heads.num_attention_heads * context // 2
         mlp = (4 if isinstance(layer.mlp, GatedMLPConfig) else 2) * layer.mlp.intermediate_size
         per_token += kept + size * mlp
         widest = max(widest, size * mlp)

@@ -13,6 +13,7 @@ from groundup.core.errors import ModelError
 from groundup.core.seeds import seed_for
 from groundup.model.cache import Cache, StackCache
 from groundup.model.config import TransformerConfig
+from groundup.model.ops import linear
 from groundup.model.parts import PARTS, Builder, Context, Embedding, Linear, ResidualLinear, count_positions
 
 
@@ -96,7 +97,7 @@ class Transformer(nn.Module):
         """
         if not self.config.has_head:
             raise ModelError("this model encodes texts and predicts no tokens (has_head is false): use `pool`")
-        scores = F.linear(hidden, self.embed.weight) if self.head is None else self.head(hidden)
+        scores = linear(hidden, self.embed.weight) if self.head is None else self.head(hidden)
         scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
         cap = self.config.final_logit_softcapping
         result: Tensor = scores if cap is None else cap * torch.tanh(scores / cap)

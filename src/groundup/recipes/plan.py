@@ -9,12 +9,13 @@ from typing import Any
 
 from groundup.core import console
 from groundup.core.errors import UsageError
+from groundup.core.execution import ExecutionPlan
 from groundup.model.counts import count_parameters, flops_per_token, training_memory_bytes
 from groundup.model.transformer import build
 from groundup.recipes.dial import BYTES_PER_TOKEN, settings_for
 from groundup.recipes.settings import SpeedrunSettings
 from groundup.recipes.training import LONGEST_CONVERSATION, probe_plan, shape_config, tuning_rows
-from groundup.train.probe import ProbeResult
+from groundup.train.probe import COMPILE_FROM_S, ProbeResult, describe
 
 # What the process holds beside the tensors, measured (docs/experiments.md): Python, torch, its libraries and the
 # kernels they prepare; tuning prepares more of them, since its batches have many shapes, and holds the conversations.
@@ -112,7 +113,9 @@ def make_plan(
     longest = min(sft.max_length or LONGEST_CONVERSATION, settings.model.max_position_embeddings)
     tuned = settings.execution.micro_batch or tuning_rows(sft, probe.plan.device, longest)
     memory = INTERPRETER_BYTES + max(
-        training_memory_bytes(config, rows, pretrain.context, precision),
+        training_memory_bytes(
+            config, rows, pretrain.context, precision, stores_pattern=probe.plan.attention == "stored"
+        ),
         TUNING_BYTES + training_memory_bytes(config, tuned, longest, precision),
         BYTES_PER_TEXT_BYTE * train_bytes,
     )
@@ -131,7 +134,7 @@ def make_plan(
     )
 
 
-def measure(settings: SpeedrunSettings) -> ProbeResult:
+def measure(settings: SpeedrunSettings, *, may_compile: bool = True) -> ProbeResult:
     """Probe the speed of the settings' model on random tokens."""
     return probe_plan(
         build(shape_config(settings)),
@@ -139,6 +142,7 @@ def measure(settings: SpeedrunSettings) -> ProbeResult:
         settings.pretrain.train_config(),
         rows=settings.pretrain.batch_size,
         context=settings.pretrain.context,
+        may_compile=may_compile,
     )
 
 
@@ -156,7 +160,7 @@ def fit_to_budget(budget_s: float, train_bytes: int, overrides: dict[str, Any]) 
     chosen: tuple[SpeedrunSettings, ProbeResult, dict[str, float]] | None = None
     for depth in depths:
         settings = settings_for(depth, train_bytes, overrides)
-        probe = measure(settings)
+        probe = measure(settings, may_compile=False)
         try:
             factors = _step_factors(budget_s, settings, train_bytes, probe, overrides)
         except UsageError:
@@ -170,6 +174,10 @@ def fit_to_budget(budget_s: float, train_bytes: int, overrides: dict[str, Any]) 
             break
     assert chosen is not None
     settings, probe, factors = chosen
+    # Only the chosen depth is compiled to see what it gains.
+    compiled = measure(settings) if budget_s > COMPILE_FROM_S else probe
+    if compiled.plan.compile:
+        probe, factors = compiled, _step_factors(budget_s, settings, train_bytes, compiled, overrides)
     scaled = json.loads(json.dumps(overrides))
     scaled["depth"] = settings.depth
     for stage, limit in (("pretrain", STRETCH), ("sft", 1.0)):
@@ -239,7 +247,7 @@ def show_plan(plan: Plan) -> None:
         ["operations", f"{console.format_count(plan.flops)}FLOP"],
         [
             "execution",
-            f"{execution['device']}, {execution['precision']}, {execution['threads']} threads, "
+            f"{execution['device']}, {execution['threads']} threads, {describe(ExecutionPlan(**execution))}, "
             f"{console.format_count(plan.tokens_per_s)} tokens/s measured",
         ],
         ["predicted time", console.format_seconds(plan.predicted["total_s"])],

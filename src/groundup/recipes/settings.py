@@ -63,7 +63,15 @@ class ExecutionSettings(Config):
     )
     threads: int | None = Field(None, ge=1, description="CPU threads (default: all this process may use)")
     micro_batch: int | None = Field(None, ge=1, description="sequences in one pass (default: chosen by the probe)")
-    compile: bool = Field(False, description="run the training step through torch.compile")
+    matmul: Literal["auto", "torch", "onednn"] = Field(
+        "auto", description="library of float32 products on a CPU; auto: the one measured to be faster"
+    )
+    attention: Literal["auto", "fused", "stored"] = Field(
+        "auto", description="attention of training on a CPU: torch's kernel, or blocks that store their pattern"
+    )
+    compile: Literal["auto", "on", "off"] = Field(
+        "auto", description="torch.compile of the step; auto: in runs over ten minutes that are measured to gain by it"
+    )
 
 
 class PretrainSettings(TrainConfig):

@@ -55,6 +55,8 @@ from groundup.train.resume import weights_digest
 from groundup.train.trainer import Trainer, TrainResult
 
 EVALUATION_ROWS = 16
+# Contexts for which storing the pattern of attention is tried (groundup.model.ops.attention_stored).
+STORED_FROM, STORED_TO = 256, 1_024
 # Tokens in one pass of tuning on a CPU, where more are no faster and need more memory (docs/experiments.md).
 TUNING_TOKENS = 5_120
 # Fewer tokens than this are one pass: the order of sums then does not hang on a measurement, so that the same command
@@ -119,7 +121,9 @@ def unprobed_plan(settings: ExecutionSettings, rows: int) -> ExecutionPlan:
         precision="float32" if settings.precision == "auto" else settings.precision,
         threads=settings.threads or available_cpus(),
         micro_batch=settings.micro_batch or rows,
-        compile=settings.compile,
+        matmul="torch" if settings.matmul == "auto" else settings.matmul,
+        attention="fused" if settings.attention == "auto" else settings.attention,
+        compile=settings.compile == "on",
         world_size=rank_and_world_size()[1],
         machine=machine_fingerprint(),
     )
@@ -142,10 +146,12 @@ def probe_plan(
     rows: int,
     context: int,
     trained_share: float = 1.0,
+    may_compile: bool = True,
 ) -> ProbeResult:
-    """Measure what the settings leave open (precision, micro-batch) on random tokens of the run's shape.
+    """Measure what the settings leave open (precision, kernels, micro-batch) on random tokens of the run's shape.
 
     Args:
+        may_compile: try torch.compile in long runs; with batches of many shapes it would compile again and again.
         trained_share: of the tokens, those with a target; only they go through the head, which costs a large vocabulary
             a good part of the time.
     """
@@ -163,8 +169,21 @@ def probe_plan(
         sizes.insert(0, per_process // 2)
     if settings.micro_batch is None and per_process >= 8 and is_large(model):
         sizes.insert(0, per_process // 4)  # less memory, and on some machines faster by half
-    precisions = None if settings.precision == "auto" else (settings.precision,)
-    return probe(model, next_token_loss, make_batch, plan, micro_batches=sizes, precisions=precisions, config=config)
+    # Shorter contexts gain nothing by it, and longer ones would store too much.
+    tries_compile = may_compile and settings.compile == "auto"
+    may_store = settings.attention == "auto" and plan.device == "cpu" and STORED_FROM <= context <= STORED_TO
+    return probe(
+        model,
+        next_token_loss,
+        make_batch,
+        plan,
+        micro_batches=sizes,
+        precisions=None if settings.precision == "auto" else (settings.precision,),
+        matmuls=None if settings.matmul == "auto" else (settings.matmul,),
+        attentions=("fused", "stored") if may_store else (plan.attention,),
+        compile_for=round(config.num_steps * rows * context * trained_share) if tries_compile else None,
+        config=config,
+    )
 
 
 def settled_plan(
@@ -431,6 +450,7 @@ def sft(
                 rows=rows,
                 context=min(128, longest),
                 trained_share=sum(sum(chat.trained) for chat in chats) / sum(len(chat.ids) for chat in chats),
+                may_compile=False,
             )
         )
         return measured[0].plan

@@ -1,4 +1,4 @@
-"""What a plan changes in the process while a run lasts: threads, determinism, precision, random state."""
+"""What a plan changes in the process while a run lasts: threads, determinism, precision, kernels, random state."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 import torch
 
 from groundup.core.execution import ExecutionPlan
+from groundup.model.ops import compute_paths
 
 
 @contextmanager
@@ -28,7 +29,8 @@ def planned_environment(plan: ExecutionPlan) -> Iterator[None]:
         # Filling every new tensor with NaN is for finding bugs and costs a pass over memory.
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         try:
-            yield
+            with compute_paths(plan.matmul, plan.attention):
+                yield
         finally:
             torch.set_num_threads(threads)
             torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)

@@ -1,4 +1,4 @@
-"""A short measurement before the first step: which precision and micro-batch this machine runs fastest."""
+"""A short measurement before the first step: which precision, kernels and micro-batch this machine runs fastest."""
 
 from __future__ import annotations
 
@@ -12,7 +12,15 @@ import torch
 from torch import nn
 
 from groundup.core.errors import TrainingError, UsageError
-from groundup.core.execution import ExecutionPlan, Precision, has_fast_bfloat16, machine_fingerprint
+from groundup.core.execution import (
+    AttentionPath,
+    ExecutionPlan,
+    MatmulPath,
+    Precision,
+    has_fast_bfloat16,
+    machine_fingerprint,
+)
+from groundup.model.ops import compute_paths, has_onednn
 from groundup.train.config import TrainConfig
 from groundup.train.contracts import MicroBatch, Objective
 from groundup.train.environment import autocast, planned_environment
@@ -22,6 +30,10 @@ log = logging.getLogger("groundup.train.probe")
 
 #: bfloat16 must be this much faster to be chosen, since it costs accuracy.
 BFLOAT16_GAIN = 1.1
+#: Another library or kernel than torch's default must be this much faster: less is within what a measurement varies by.
+PATH_GAIN = 1.04
+#: torch.compile takes half a minute before the first step; it is tried for runs that are predicted to take so long.
+COMPILE_FROM_S = 600.0
 #: Seconds after which a candidate gets no further pass: a large model takes seconds for one, and varies less.
 PATIENCE_S = 4.0
 #: Passes of models from this size on take seconds, and few are timed: its precisions are measured twice, in turn and on a quarter
@@ -35,11 +47,15 @@ SMALLER_LOSS = 1.03
 
 @dataclass(frozen=True)
 class Measurement:
-    """Forward and backward pass of one micro-batch."""
+    """Forward and backward pass of one micro-batch; `seconds` is what measuring it took, compilation included."""
 
     precision: Precision
     micro_batch: int
     items_per_s: float
+    matmul: MatmulPath = "torch"
+    attention: AttentionPath = "fused"
+    compile: bool = False
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -73,21 +89,29 @@ def probe(
     *,
     micro_batches: Sequence[int],
     precisions: Sequence[Precision] | None = None,
+    matmuls: Sequence[MatmulPath] | None = None,
+    attentions: Sequence[AttentionPath] = ("fused",),
+    compile_for: int | None = None,
     repeats: int = 5,
     config: TrainConfig | None = None,
 ) -> ProbeResult:
-    """Measure candidates and return the plan with the fastest precision and micro-batch filled in.
+    """Measure candidates and return the plan with the fastest ones filled in.
 
-    Precision is chosen first, at the middle micro-batch, then the micro-batch. The model's weights stay as they are.
-    A candidate that does not fit into the memory of a GPU is left out.
+    Precision and the library of the products are chosen first, at the middle micro-batch, then the kernel of attention,
+    then the micro-batch, then whether to compile. The model's weights stay as they are. A candidate that does not fit
+    into the memory of a GPU is left out.
 
     Args:
         model: the one to be trained.
         objective: its loss.
         make_batch: gives a micro-batch of n rows, as long as those of the run.
-        plan: device, threads, compile and the rest, which are kept (the measurement itself is not compiled).
+        plan: device, threads and the rest, which are kept.
         micro_batches: candidates.
         precisions: candidates; None tries bfloat16 only where the device multiplies it natively.
+        matmuls: candidates for float32 products; None tries oneDNN on CPUs where torch has it.
+        attentions: candidates.
+        compile_for: trained items of the whole run and all processes: where they are predicted to take long
+            (COMPILE_FROM_S), torch.compile is a candidate too. None keeps what the plan says.
         repeats: timed passes of each candidate, after one that warms up (fewer where they take long); the median
             counts, which foretells a long run better than the fastest.
         config: of the run, whose optimizer is timed; by default AdamW.
@@ -99,36 +123,119 @@ def probe(
         raise UsageError(f"micro_batches must be sizes of at least 1, not {list(micro_batches)}")
     begun = time.perf_counter()
     sizes = sorted(set(micro_batches))
-    measured: list[Measurement] = []
     with planned_environment(plan):
         model.to(plan.device).train()
-
-        def measure(precision: Precision, size: int) -> float:
-            trial = plan.replace(precision=precision, micro_batch=size)
-            rate = _items_per_s(model, objective, make_batch(size), trial, repeats)
-            measured.append(Measurement(precision, size, rate))
-            return rate
-
+        bench = _Bench(model, objective, make_batch, repeats)
+        ways = _ways(plan, precisions or native_precisions(plan.device), matmuls)
         middle = sizes[len(sizes) // 2]
-        candidates = tuple(precisions or native_precisions(plan.device))
-        rows, rounds = (max(1, middle // 4), 2) if is_large(model) and len(candidates) > 1 else (middle, 1)
-        by_precision = dict.fromkeys(candidates, 0.0)
-        for _ in range(rounds):
-            for candidate in candidates:
-                by_precision[candidate] = max(by_precision[candidate], measure(candidate, rows))
-        precision = max(by_precision, key=lambda p: by_precision[p] / (BFLOAT16_GAIN if p == "bfloat16" else 1.0))
-        by_size = {s: by_precision[precision] if s == rows else measure(precision, s) for s in sizes}
+        rows, rounds = (max(1, middle // 4), 2) if is_large(model) and len(ways) > 1 else (middle, 1)
+        chosen, rate = bench.fastest([way.replace(micro_batch=rows) for way in ways], rounds)
+        others = [chosen.replace(attention=path) for path in attentions if path != chosen.attention]
+        if others:
+            chosen, rate = bench.fastest([chosen, *others], 1, {chosen: rate})
+        by_size = {s: rate if s == rows else bench.rate(chosen.replace(micro_batch=s)) for s in sizes}
         fastest = max(by_size.values())
         if fastest == 0:
             raise TrainingError(
                 f"no micro-batch of {sizes} rows fits into the memory of {plan.device}: use smaller ones"
             )
         size = min(s for s, rate in by_size.items() if rate * SMALLER_LOSS >= fastest)
-        optimizer_s = _optimizer_seconds(model, config or TrainConfig(), precision)
-    chosen = plan.replace(precision=precision, micro_batch=size, machine=machine_fingerprint())
+        chosen, rate = chosen.replace(micro_batch=size), by_size[size]
+        if compile_for is not None and not chosen.compile:
+            predicted_s = compile_for / (rate * plan.world_size)
+            chosen, rate = bench.compiled_where_it_pays(chosen, rate, predicted_s)
+        optimizer_s = _optimizer_seconds(model, config or TrainConfig(), chosen.precision)
+    chosen = chosen.replace(machine=machine_fingerprint())
     seconds = time.perf_counter() - begun
-    log.info("probe of %.1f s chose %s and micro-batches of %d: %.0f/s", seconds, precision, size, by_size[size])
-    return ProbeResult(chosen, by_size[size], optimizer_s, tuple(measured), seconds)
+    log.info("probe of %.1f s chose %s: %.0f/s", seconds, describe(chosen), rate)
+    return ProbeResult(chosen, rate, optimizer_s, tuple(bench.measurements), seconds)
+
+
+def describe(plan: ExecutionPlan) -> str:
+    """What a probe settles, in words."""
+    parts: list[str] = [plan.precision]
+    if plan.matmul == "onednn":
+        parts.append("products by oneDNN")
+    if plan.attention == "stored":
+        parts.append("stored attention patterns")
+    if plan.compile:
+        parts.append("compiled")
+    return f"{', '.join(parts)}, micro-batches of {plan.micro_batch}"
+
+
+def _ways(
+    plan: ExecutionPlan, precisions: Sequence[Precision], matmuls: Sequence[MatmulPath] | None
+) -> list[ExecutionPlan]:
+    """The plan in each precision, in float32 also with each library of products."""
+    libraries: Sequence[MatmulPath] = matmuls or ("torch",)
+    if matmuls is None and plan.device == "cpu" and has_onednn():
+        libraries = ("torch", "onednn")
+    in_float32 = libraries if "float32" in precisions else ()
+    ways = [plan.replace(precision="float32", matmul=path) for path in in_float32]
+    # Under autocast all products are oneDNN's already.
+    return ways + [plan.replace(precision="bfloat16", matmul="torch")] * ("bfloat16" in precisions)
+
+
+def _handicap(plan: ExecutionPlan) -> float:
+    """How much faster a plan must be than the default one."""
+    gain = BFLOAT16_GAIN if plan.precision == "bfloat16" else 1.0
+    for differs in (plan.matmul != "torch", plan.attention != "fused", plan.compile):
+        gain *= PATH_GAIN if differs else 1.0
+    return gain
+
+
+class _Bench:
+    """Times passes of one model under different plans, and keeps the measurements."""
+
+    def __init__(
+        self, model: nn.Module, objective: Objective, make_batch: Callable[[int], MicroBatch], repeats: int
+    ) -> None:
+        self.model, self.objective, self.make_batch, self.repeats = model, objective, make_batch, repeats
+        self.measurements: list[Measurement] = []
+
+    def rate(self, plan: ExecutionPlan) -> float:
+        """Items per second under a plan; 0 where it cannot be run."""
+        begun = time.perf_counter()
+        batch = self.make_batch(plan.micro_batch)
+        with compute_paths(plan.matmul, plan.attention):
+            rate = _items_per_s(self.model, self.objective, batch, plan, self.repeats)
+        taken = time.perf_counter() - begun
+        self.measurements.append(
+            Measurement(plan.precision, plan.micro_batch, rate, plan.matmul, plan.attention, plan.compile, taken)
+        )
+        return rate
+
+    def fastest(
+        self, plans: Sequence[ExecutionPlan], rounds: int, known: dict[ExecutionPlan, float] | None = None
+    ) -> tuple[ExecutionPlan, float]:
+        """The plan with the best rate, handicaps considered, timed in turn."""
+        rates = {plan: (known or {}).get(plan, 0.0) for plan in plans}
+        for _ in range(rounds):
+            for plan in plans:
+                if known is None or plan not in known:
+                    rates[plan] = max(rates[plan], self.rate(plan))
+        best = max(plans, key=lambda plan: rates[plan] / _handicap(plan))
+        return best, rates[best]
+
+    def compiled_where_it_pays(
+        self, plan: ExecutionPlan, rate: float, predicted_s: float
+    ) -> tuple[ExecutionPlan, float]:
+        """The plan compiled, where the run is long and gains more than compiling costs; else as it is."""
+        if predicted_s < COMPILE_FROM_S:
+            return plan, rate
+        compiled = plan.replace(compile=True)
+        self.model.compile()
+        try:
+            faster = self.rate(compiled)
+        except RuntimeError as error:  # no compiler, or one that fails: what torch raises then is one of these
+            log.info("the step cannot be compiled here: %s", str(error).splitlines()[0])
+            return plan, rate
+        finally:
+            self.model._compiled_call_impl = None
+        if faster < rate * PATH_GAIN:
+            return plan, rate
+        saved_s, cost_s = predicted_s * (1 - rate / faster), self.measurements[-1].seconds
+        return (compiled, faster) if saved_s > cost_s else (plan, rate)
 
 
 def is_large(model: nn.Module) -> bool:

@@ -12,7 +12,9 @@ from groundup.model.ops.attention import (
     visible_keys,
     weighted_values,
 )
+from groundup.model.ops.linear import linear
 from groundup.model.ops.norm import layer_norm, layer_norm_fast, rms_norm, rms_norm_fast
+from groundup.model.ops.paths import compute_paths, has_onednn
 from groundup.model.ops.rotary import rotary_fast, rotary_reference, rotary_tables
 
 __all__ = [
@@ -21,8 +23,11 @@ __all__ = [
     "attention_fast",
     "attention_pattern",
     "attention_scores",
+    "compute_paths",
+    "has_onednn",
     "layer_norm",
     "layer_norm_fast",
+    "linear",
     "rms_norm",
     "rms_norm_fast",
     "rotary_fast",

@@ -9,6 +9,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
+from groundup.model.ops.attention_stored import attention_stored
+from groundup.model.ops.paths import stores_pattern
+
 
 def visible_keys(
     query_length: int,
@@ -129,10 +132,13 @@ def attention_fast(
 ) -> Float[Tensor, "B H T d"]:
     """`attention` through torch's fused kernel, which never stores the T x S pattern (Dao et al. 2022).
 
-    The kernel knows neither a cap nor a learned sink: those take the explicit steps.
+    The kernel knows neither a cap nor a learned sink: those take the explicit steps. Training takes `attention_stored`
+    where its plan says so.
     """
     if softcap is not None or sink_logits is not None:
         return attention(query, key, value, visible, is_causal, scale, softcap, sink_logits)
+    if is_causal and stores_pattern(query):
+        return attention_stored(query, key, value, scale)
     return F.scaled_dot_product_attention(
         query,
         key,

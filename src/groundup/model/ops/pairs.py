@@ -6,12 +6,15 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from groundup.core.registry import register
 from groundup.core.seeds import seed_for
 from groundup.model.config import RotaryConfig
 from groundup.model.ops.activation import gelu_new, gelu_new_fast
 from groundup.model.ops.attention import attention, attention_fast, visible_keys
+from groundup.model.ops.attention_stored import attention_stored
+from groundup.model.ops.linear import linear_onednn
 from groundup.model.ops.norm import layer_norm, layer_norm_fast, rms_norm, rms_norm_fast
 from groundup.model.ops.rotary import rotary_fast, rotary_reference, rotary_tables
 
@@ -49,8 +52,25 @@ def _activation_inputs(seed: int) -> tuple[Any, ...]:
     return (3 * _normal(seed, "x", 5, 40),)
 
 
+def _linear_inputs(seed: int) -> tuple[Any, ...]:
+    bias = _normal(seed, "bias", 40) if seed % 2 else None
+    return _normal(seed, "x", 3, 17, 24), _normal(seed, "weight", 40, 24), bias
+
+
+def _whole_sequence_inputs(seed: int) -> tuple[Any, ...]:
+    # Longer than a block, and not a multiple of it.
+    heads = (("q", 4), ("k", 4 if seed % 2 else 2), ("v", 4 if seed % 2 else 2))
+    return (*(_normal(seed, name, 2, count, 150 + seed % 5, 16) for name, count in heads), 0.3 if seed % 3 else None)
+
+
+def _causal(query: Tensor, key: Tensor, value: Tensor, scale: float | None) -> Tensor:
+    return attention(query, key, value, is_causal=True, scale=scale)
+
+
 register("model.rms_norm", rms_norm, rms_norm_fast, _norm_inputs, 1e-5)
 register("model.layer_norm", layer_norm, layer_norm_fast, _layer_norm_inputs, 1e-5)
 register("model.rotary", rotary_reference, rotary_fast, _rotary_inputs, 1e-5)
 register("model.attention", attention, attention_fast, _attention_inputs, 1e-5)
 register("model.gelu_new", gelu_new, gelu_new_fast, _activation_inputs, 1e-5)
+register("model.linear_onednn", F.linear, linear_onednn, _linear_inputs, 1e-5)
+register("model.attention_stored", _causal, attention_stored, _whole_sequence_inputs, 1e-5)

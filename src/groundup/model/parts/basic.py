@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from groundup.model.config import LayerNormConfig, RMSNormConfig
-from groundup.model.ops import layer_norm_fast, rms_norm_fast
+from groundup.model.ops import layer_norm_fast, linear, rms_norm_fast
 from groundup.model.parts.builder import Builder
 
 
@@ -16,6 +16,10 @@ class Linear(nn.Linear):
 
     def reset_parameters(self) -> None:
         """Leave the memory as it is."""
+
+    def forward(self, input: Float[Tensor, "*rows D"]) -> Float[Tensor, "*rows F"]:
+        """x W^T + b."""
+        return linear(input, self.weight, self.bias)
 
 
 class ResidualLinear(Linear):
