@@ -269,7 +269,14 @@ def machine() -> dict[str, Any]:
     }
 
 
-def write_results(name: str, rows: Sequence[Row], where: dict[str, Any], folder: Path = RESULTS) -> Path:
+def write_results(
+    name: str,
+    rows: Sequence[Row],
+    where: dict[str, Any],
+    folder: Path = RESULTS,
+    *,
+    more: dict[str, Any] | None = None,
+) -> Path:
     """Write `folder/NAME.json`: date, machine, and the rows.
 
     Args:
@@ -277,12 +284,14 @@ def write_results(name: str, rows: Sequence[Row], where: dict[str, Any], folder:
         rows: what `compare` returned.
         where: what `machine()` returned before the first row was timed.
         folder: where results are kept.
+        more: what else the benchmark measured, by name.
     """
     value: dict[str, Any] = {
         "benchmark": name,
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%SZ"),
         "machine": where,
         "rows": [asdict(row) for row in rows],
+        **(more or {}),
     }
     if any(row.floor_s is not None for row in rows):
         value["operations_per_s"] = operations_per_s()

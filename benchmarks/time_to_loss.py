@@ -25,12 +25,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks.harness import RESULTS, machine
+from benchmarks.harness import machine, write_results
 from groundup.core.config import merge
 from groundup.core.console import fail, format_count, say
 from groundup.core.errors import Interrupted, UsageError
 from groundup.core.execution import ExecutionPlan, keep_freed_memory, machine_fingerprint
-from groundup.core.files import write_json
 from groundup.core.interrupt import StopRequest
 from groundup.core.metrics import NullSink
 from groundup.core.seeds import seed_for
@@ -274,8 +273,9 @@ def main(arguments: list[str] | None = None) -> int:
         tell("transformers' GPT-2", peer)
         ratio = statistics.median(b.seconds / a.seconds for a, b in zip(ours, peer, strict=True))
         say(f"{ratio:.2f} times as fast")
-        rows = {name: [run.__dict__ for run in runs] for name, runs in (("ours", ours), ("peer", peer))}
-        write_json(RESULTS / "time_to_loss.json", {"machine": where, "recipe": recipe, "ratio": ratio, "runs": rows})
+        runs = {name: [run.__dict__ for run in runs] for name, runs in (("ours", ours), ("peer", peer))}
+        more = {"target": TARGET, "recipe": recipe, "ratio": ratio, "runs": runs}
+        say(f"written to {write_results('time_to_loss', [], where, more=more)}")
     return 0
 
 

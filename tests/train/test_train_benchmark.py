@@ -18,6 +18,7 @@ TINY = bench.Workload(layers=2, width=16, heads=2, context=8, rows=4, vocab_size
 @pytest.fixture(autouse=True)
 def _as_before(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bench, "keep_freed_memory", lambda: None)  # for the whole process
+    monkeypatch.setattr(bench, "LONG_RUN_TOKENS", 1)  # nothing is compiled
     monkeypatch.setattr("groundup.train.probe.native_precisions", lambda device: ("float32",))
 
 

@@ -163,11 +163,11 @@ class Optimizer(torch.optim.Optimizer):
         )
         wholes = [whole(direction, like) for direction, like in zip(directions, parameters, strict=True)]
         updates = orthogonalize_together(wholes, self.product_dtype)
-        for parameter, update in zip(parameters, updates, strict=True):
-            own = own_part(update, parameter)
-            values = local(parameter)
-            values.mul_(1 - group["lr"] * group["weight_decay"])
-            values.add_(own, alpha=-group["lr"] * update_scale(parameter.shape))
+        own = [own_part(update, parameter) for update, parameter in zip(updates, parameters, strict=True)]
+        values = [local(parameter) for parameter in parameters]
+        torch._foreach_mul_(own, [-group["lr"] * update_scale(parameter.shape) for parameter in parameters])
+        torch._foreach_mul_(values, 1 - group["lr"] * group["weight_decay"])
+        torch._foreach_add_(values, own)
 
 
 def local(tensor: Tensor) -> Tensor:

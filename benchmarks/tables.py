@@ -1,0 +1,111 @@
+"""The tables of the README, made from the JSON files that the benchmarks left in benchmarks/results.
+
+python -m benchmarks.tables            say whether the README's tables are those of the results
+python -m benchmarks.tables --write    put them in, between `<!-- table: NAME -->` and `<!-- end -->`
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import statistics
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from benchmarks.harness import RESULTS
+from groundup.core.console import fail, format_bytes, format_count, say
+from groundup.core.files import read_json
+
+README = Path(__file__).resolve().parents[1] / "README.md"
+_BLOCK = re.compile(r"(<!-- table: (\w+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
+
+
+def table_of(header: list[str], rows: list[list[str]]) -> str:
+    """A Markdown table."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+
+
+def measured_on(result: dict[str, Any]) -> str:
+    """`2026-11-26, Intel(R) Xeon(R) Processor, AVX512, torch 2.13.0+cpu, 2 threads`."""
+    fingerprint = result["machine"]["fingerprint"].replace(" | ", ", ")
+    return f"{result['date'].split()[0]}, {fingerprint}, {result['machine']['threads']} threads"
+
+
+def train_table(result: dict[str, Any]) -> str:
+    """Tokens per second of training steps, beside a GPT-2 of transformers with the same weights."""
+    rows = []
+    for name, work in result["workloads"].items():
+        of_work = [row for row in result["rows"] if row["name"].startswith(f"{name}, ")]
+        own = of_work[0]["ours"]["median_s"]
+        beside = "; ".join(
+            f"{row['peer_name'].removeprefix('transformers, ')} {format_count(work['tokens'] / row['peer']['median_s'])} "
+            f"({row['ratio']:.2f} times)"
+            for row in of_work
+        )
+        peaks = work["peak_bytes"]
+        memory = ", ".join(format_bytes(peaks[kind]) for kind in work["kinds"])
+        rows.append(
+            [
+                f"training, {name}, {work['plan']}",
+                f"{format_count(work['tokens'] / own)} tokens/s, {of_work[0]['share_of_floor']:.0%} of the float32 floor, "
+                f"{format_bytes(peaks['ours'])}",
+                f"transformers: {beside}; {memory}",
+            ]
+        )
+    return table_of(["what", "result", "beside it"], rows)
+
+
+def time_to_loss_table(result: dict[str, Any]) -> str:
+    """Seconds until tiny Shakespeare reaches a validation loss."""
+    own, peer = (_median_run(result["runs"][side]) for side in ("ours", "peer"))
+    row = [
+        f"tiny Shakespeare by characters to a validation loss of {result['target']}, median of {len(result['runs']['ours'])}",
+        f"{own[0]:.1f} s, {format_count(own[1])} tokens",
+        f"GPT-2 4 x 128 of transformers: {peer[0]:.0f} s, {format_count(peer[1])} tokens ({result['ratio']:.1f} times as long)",
+    ]
+    return table_of(["what", "result", "beside it"], [row])
+
+
+def _median_run(runs: list[dict[str, Any]]) -> tuple[float, float]:
+    return statistics.median(run["seconds"] for run in runs), statistics.median(run["tokens"] for run in runs)
+
+
+TABLES: dict[str, Callable[[dict[str, Any]], str]] = {"train": train_table, "time_to_loss": time_to_loss_table}
+
+
+def with_tables(text: str, folder: Path = RESULTS) -> str:
+    """The text with each of its tables made anew.
+
+    Raises:
+        KeyError: for a table that nothing makes.
+    """
+
+    def filled(match: re.Match[str]) -> str:
+        result = read_json(folder / f"{match[2]}.json")
+        return f"{match[1]}\n{measured_on(result)}:\n\n{TABLES[match[2]](result)}\n{match[4]}"
+
+    return _BLOCK.sub(filled, text)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--write", action="store_true", help="put the tables into the README")
+    options = parser.parse_args(arguments)
+    text = README.read_text(encoding="utf-8")
+    made = with_tables(text)
+    if made == text:
+        say("the tables of the README are those of the results")
+        return 0
+    if not options.write:
+        fail("the tables of the README are not those of the results: python -m benchmarks.tables --write")
+        return 1
+    README.write_text(made, encoding="utf-8")
+    say(f"written to {README}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
