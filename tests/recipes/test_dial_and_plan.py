@@ -13,7 +13,7 @@ from groundup.core.execution import ExecutionPlan, machine_fingerprint
 from groundup.model.transformer import build
 from groundup.recipes import plan as plan_module
 from groundup.recipes.dial import approximate_parameters, settings_for, smallest_corpus_bytes, vocabulary_for
-from groundup.recipes.plan import fit_to_budget, make_plan, parse_duration
+from groundup.recipes.plan import fit_to_budget, make_plan, parse_duration, show_plan
 from groundup.recipes.settings import ModelSettings, SpeedrunSettings
 from groundup.recipes.training import shape_config
 from groundup.train.probe import ProbeResult
@@ -49,6 +49,7 @@ def test_every_turn_of_the_dial_is_a_model_that_can_be_described(depth: int, siz
 def test_more_text_never_gives_a_smaller_vocabulary(a: int, b: int) -> None:
     low, high = sorted((a, b))
     assert 512 <= vocabulary_for(low) <= vocabulary_for(high) <= 32_768
+    assert 512 <= vocabulary_for(low, 192) <= vocabulary_for(high, 192) <= 8_192
 
 
 def test_the_approximate_parameters_are_near_the_real_ones() -> None:
@@ -131,8 +132,50 @@ def test_a_budget_is_filled_and_not_overrun(budget: float, speed: float) -> None
         plan_module.measure = measured
     plan = make_plan(chosen, 2_000_000, probe=probe, budget_s=budget)
     assert plan.predicted["total_s"] <= 1.05 * budget
+    assert plan.parameters <= 1.05 * plan_module.PARAMETERS_PER_TOKEN * plan.corpus_tokens
     stretched = int(plan_module.STRETCH * settings_for(chosen.depth, 2_000_000).pretrain.num_steps)
-    assert plan.predicted["total_s"] >= 0.9 * budget or chosen.pretrain.num_steps == stretched
+    assert plan.predicted["total_s"] >= 0.9 * budget or chosen.pretrain.num_steps >= stretched
+
+
+@pytest.fixture
+def imagined_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model of 2.3 million parameters trains 12,000 tokens a second, another one by its size."""
+
+    def measure(settings: SpeedrunSettings, *, may_compile: bool = True) -> ProbeResult:
+        del may_compile
+        size = approximate_parameters(settings.model.to_dict(), settings.tokenizer.vocab_size)
+        return fake_probe(12_000 * 2.3e6 / size)
+
+    monkeypatch.setattr(plan_module, "measure", measure)
+
+
+@pytest.mark.usefixtures("imagined_machine")
+def test_a_night_on_much_text(capsys: pytest.CaptureFixture[str]) -> None:
+    budget, text = 8 * 3600.0, 100_000_000
+    chosen, probe = fit_to_budget(budget, text, {})
+    plan = make_plan(chosen, text, probe=probe, budget_s=budget)
+    assert 0.9 * budget <= plan.predicted["total_s"] <= 1.05 * budget
+    assert 3e6 < plan.parameters < 20e6 and plan.epochs < 9.1
+    embedding = chosen.tokenizer.vocab_size * chosen.model.hidden_size
+    assert embedding < 0.5 * plan.parameters
+    update_s = probe.update_seconds(chosen.pretrain.batch_size * chosen.pretrain.context)
+    assert chosen.pretrain.checkpoint_every * update_s <= plan_module.CHECKPOINT_S
+    assert chosen.pretrain.evaluate_every * update_s <= plan_module.EVALUATE_S
+    show_plan(plan)
+    assert "not enough" not in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("imagined_machine")
+def test_a_night_on_little_text_says_that_it_is_too_little(capsys: pytest.CaptureFixture[str]) -> None:
+    budget, text = 8 * 3600.0, 2_000_000
+    chosen, probe = fit_to_budget(budget, text, {})
+    plan = make_plan(chosen, text, probe=probe, budget_s=budget)
+    assert plan.predicted["total_s"] < 0.7 * budget
+    show_plan(plan)
+    said = " ".join(capsys.readouterr().out.split())
+    assert "of the 8 h 00 min" in said and "With more text" in said
+    given, _ = fit_to_budget(budget, text, {"pretrain": {"checkpoint_every": 7, "evaluate_every": 9}})
+    assert (given.pretrain.checkpoint_every, given.pretrain.evaluate_every) == (7, 9)
 
 
 def test_a_budget_keeps_what_the_user_set() -> None:

@@ -28,6 +28,8 @@ TOKENS_PER_UPDATE = 2048
 MAX_EPOCHS = 6.0
 # Chinchilla's 20 tokens a parameter (Hoffmann et al. 2022, arXiv:2203.15556) where the corpus is large enough.
 TOKENS_PER_PARAMETER = 20
+# GPT-2 has 65 tokens for each unit of its width, Llama 3 8B 31, and a small model has less to spare for rare words.
+TOKENS_PER_WIDTH = 32
 CHAT_SHARE = 0.25
 # Five times the usual: with several passes over little text it lowers the held-out loss (docs/experiments.md);
 # "Pre-training under infinite compute" (Kim et al. 2025) reports the same at scale.
@@ -53,9 +55,10 @@ def settings_for(depth: int, text_bytes: int, overrides: dict[str, Any] | None =
         raise ConfigError(f"depth ({depth}) must lie between 1 and 64")
     overrides = copy.deepcopy(overrides or {})
     check_overrides(overrides)
-    tokenizer = merge({"kind": "bpe", "vocab_size": vocabulary_for(text_bytes)}, overrides.get("tokenizer", {}))
-    chars = tokenizer["kind"] == "char"
     hidden, heads = _width_and_heads(depth, overrides.get("model", {}))
+    vocabulary = vocabulary_for(text_bytes, hidden)
+    tokenizer = merge({"kind": "bpe", "vocab_size": vocabulary}, overrides.get("tokenizer", {}))
+    chars = tokenizer["kind"] == "char"
     model = merge(
         {
             "preset": "qwen3",
@@ -148,9 +151,18 @@ def _width_and_heads(depth: int, given: dict[str, Any]) -> tuple[int, int]:
     return HEAD_DIM * heads, heads
 
 
-def vocabulary_for(text_bytes: int) -> int:
-    """A power of two that gives each token some hundred occurrences: 2,048 for 2 MB, 512 to 32,768 at the ends."""
-    return int(2 ** min(15, max(9, round(math.log2(max(text_bytes, 1) / 1024)))))
+def vocabulary_for(text_bytes: int, hidden_size: int | None = None) -> int:
+    """A power of two that gives each token some hundred occurrences: 2,048 for 2 MB, 512 to 32,768 at the ends.
+
+    Args:
+        text_bytes: of the training text.
+        hidden_size: width of the model, which holds the vocabulary to about TOKENS_PER_WIDTH times itself: 100 MB of
+            text and a model 128 wide would otherwise put nine tenths of the parameters into the embedding.
+    """
+    exponent = min(15, max(9, round(math.log2(max(text_bytes, 1) / 1024))))
+    if hidden_size is not None:
+        exponent = min(exponent, max(9, round(math.log2(TOKENS_PER_WIDTH * hidden_size))))
+    return int(2**exponent)
 
 
 def approximate_parameters(model: dict[str, Any], vocab_size: int) -> int:

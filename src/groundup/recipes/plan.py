@@ -12,7 +12,7 @@ from groundup.core.errors import UsageError
 from groundup.core.execution import ExecutionPlan
 from groundup.model.counts import count_parameters, flops_per_token, training_memory_bytes
 from groundup.model.transformer import build
-from groundup.recipes.dial import BYTES_PER_TOKEN, settings_for
+from groundup.recipes.dial import BYTES_PER_TOKEN, MAX_EPOCHS, approximate_parameters, settings_for
 from groundup.recipes.settings import SpeedrunSettings
 from groundup.recipes.training import LONGEST_CONVERSATION, probe_plan, shape_config, tuning_rows
 from groundup.train.probe import COMPILE_FROM_S, ProbeResult, describe
@@ -34,10 +34,19 @@ REPORT_S = 1.0
 DEPTHS = (2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32)
 # Of the time for training, the part that tuning takes at most.
 SFT_SHARE = 0.3
-# A deeper model is chosen when it can have so much of the dial's own number of steps; a chosen model may be trained
-# for up to so many times that number. A step from one depth to the next costs about twice.
+# A deeper model is chosen when it can have so much of the dial's own number of steps; a chosen model may be trained for
+# up to so many times that number, or of the dial's passes over the text where its steps make fewer. A step from one
+# depth to the next costs about twice.
 ENOUGH_STEPS, STRETCH = 0.8, 1.5
 MIN_STEPS = 50
+# Parameters for each token of the text beyond which a budget buys no larger model: what it would add is memory of the
+# text itself. The default run has 4; Muennighoff et al. 2023, arXiv:2305.16264, section 5, find the value of parameters
+# beyond what the text supports to fall off exponentially, as that of repetitions does.
+PARAMETERS_PER_TOKEN = 16
+# In runs of over an hour: time between checkpoints, which is what a power cut costs, and between evaluations.
+LONG_RUN_S, CHECKPOINT_S, EVALUATE_S = 3_600.0, 300.0, 900.0
+# Of the budget: below it the plan says why it asks for less.
+MOST_OF_BUDGET = 0.7
 # Tokens of a conversation on average (measured): python-docs asks about short signatures too, other text about passages.
 CONVERSATION_TOKENS = {"python-docs": 96}
 PROSE_CONVERSATION_TOKENS = 190
@@ -91,7 +100,7 @@ def make_plan(
     pretrain, sft = settings.pretrain, settings.sft
     update_tokens = pretrain.batch_size * pretrain.context
     train_tokens = pretrain.num_steps * update_tokens
-    corpus_tokens = int(train_bytes / (1.0 if settings.tokenizer.kind == "char" else BYTES_PER_TOKEN))
+    corpus_tokens = _corpus_tokens(settings, train_bytes)
     counts = count_parameters(config)
     conversation_tokens = CONVERSATION_TOKENS.get(settings.corpus.source, PROSE_CONVERSATION_TOKENS)
     sft_tokens = sft.num_steps * sft.batch_size * conversation_tokens
@@ -149,9 +158,9 @@ def measure(settings: SpeedrunSettings, *, may_compile: bool = True) -> ProbeRes
 def fit_to_budget(budget_s: float, train_bytes: int, overrides: dict[str, Any]) -> tuple[SpeedrunSettings, ProbeResult]:
     """Choose depth and steps so that the whole run takes about `budget_s` seconds.
 
-    The deepest model is taken that can have most of the steps that `settings_for` gives it; the steps then fill the
-    budget, up to STRETCH times the dial's own. When not even the smallest fits, it is trained for fewer steps. A depth
-    or number of steps among the overrides stays as it is.
+    The deepest model is taken that can have most of the steps that `settings_for` gives it and that the text is enough
+    for; the steps then fill the budget, up to STRETCH times the dial's own passes. When not even the smallest fits, it is
+    trained for fewer steps. A depth or number of steps among the overrides stays as it is.
 
     Raises:
         UsageError: when the budget does not even cover what happens around the training.
@@ -160,6 +169,8 @@ def fit_to_budget(budget_s: float, train_bytes: int, overrides: dict[str, Any]) 
     chosen: tuple[SpeedrunSettings, ProbeResult, dict[str, float]] | None = None
     for depth in depths:
         settings = settings_for(depth, train_bytes, overrides)
+        if chosen is not None and _is_too_large_for(settings, train_bytes):
+            break
         probe = measure(settings, may_compile=False)
         try:
             factors = _step_factors(budget_s, settings, train_bytes, probe, overrides)
@@ -180,10 +191,36 @@ def fit_to_budget(budget_s: float, train_bytes: int, overrides: dict[str, Any]) 
         probe, factors = compiled, _step_factors(budget_s, settings, train_bytes, compiled, overrides)
     scaled = json.loads(json.dumps(overrides))
     scaled["depth"] = settings.depth
-    for stage, limit in (("pretrain", STRETCH), ("sft", 1.0)):
+    for stage, limit in (("pretrain", _stretch(settings, train_bytes)), ("sft", 1.0)):
         steps = getattr(settings, stage).num_steps
         scaled.setdefault(stage, {}).setdefault("num_steps", max(MIN_STEPS, int(steps * min(limit, factors[stage]))))
+    _keep_watch(scaled, settings, probe)
     return settings_for(settings.depth, train_bytes, scaled), probe
+
+
+def _stretch(settings: SpeedrunSettings, train_bytes: int) -> float:
+    """By how much the dial's steps may be exceeded: STRETCH times its passes, however few its own steps make."""
+    pretrain = settings.pretrain
+    seen = pretrain.num_steps * pretrain.batch_size * pretrain.context * (1 - pretrain.chat_share)
+    return max(STRETCH, STRETCH * MAX_EPOCHS * _corpus_tokens(settings, train_bytes) / seen)
+
+
+def _keep_watch(overrides: dict[str, Any], settings: SpeedrunSettings, probe: ProbeResult) -> None:
+    """In a long run, checkpoints and evaluations by the clock: counted in updates they would be far apart."""
+    update_s = probe.update_seconds(settings.pretrain.batch_size * settings.pretrain.context)
+    pretrain, steps = overrides["pretrain"], overrides["pretrain"]["num_steps"]
+    for name, every_s in (("checkpoint_every", CHECKPOINT_S), ("evaluate_every", EVALUATE_S)):
+        if name not in pretrain and steps * update_s > LONG_RUN_S:
+            pretrain[name] = max(1, int(every_s / update_s))
+
+
+def _corpus_tokens(settings: SpeedrunSettings, train_bytes: int) -> int:
+    return int(train_bytes / (1.0 if settings.tokenizer.kind == "char" else BYTES_PER_TOKEN))
+
+
+def _is_too_large_for(settings: SpeedrunSettings, train_bytes: int) -> bool:
+    parameters = approximate_parameters(settings.model.to_dict(), settings.tokenizer.vocab_size)
+    return parameters > PARAMETERS_PER_TOKEN * _corpus_tokens(settings, train_bytes)
 
 
 def _step_factors(
@@ -255,6 +292,12 @@ def show_plan(plan: Plan) -> None:
         ["predicted memory", console.format_bytes(plan.predicted["peak_bytes"])],
     ]
     console.facts(rows)
+    if plan.budget_s is not None and plan.predicted["total_s"] < MOST_OF_BUDGET * plan.budget_s:
+        console.say(
+            f"This uses {console.format_seconds(plan.predicted['total_s'])} of the {console.format_seconds(plan.budget_s)}: "
+            f"{console.format_count(plan.corpus_tokens)} tokens of text are not enough for a larger model or more passes. "
+            "With more text (a folder of files) the same budget buys a larger model."
+        )
 
 
 def parse_duration(text: str) -> float:
