@@ -72,7 +72,7 @@ def _ends(name: str) -> str | None:
 def _everything(side: Side) -> dict[str, Any]:
     return {
         "train": side.settings.pretrain.to_dict(),
-        "model": composition_table(side.config),
+        "model": {"preset": side.settings.model.preset, **composition_table(side.config)},
         "tokenizer": side.settings.tokenizer.to_dict(),
         "execution": side.settings.execution.to_dict(),
     }

@@ -160,7 +160,7 @@ def _band_chart(name: str, title: str, bands: dict[str, Band], names: dict[str, 
             axes.plot(band.places, band.mean, color=colour, linewidth=1.6, marker="o", markersize=3, label=names[key])
         axes.set_xlabel(words)
         axes.set_ylabel("bits per byte")
-        axes.set_xlim(left=0)
+        axes.set_xlim(0, 1.05 * max(band.places[-1] for band in bands.values()))
         axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: tick(value)))
         axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
