@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from groundup.core.errors import UsageError
-from groundup.evaluate.intervals import CONFIDENCE, Interval
+from groundup.evaluate.intervals import CONFIDENCE, Interval, Numbers
 
 FloatArray = NDArray[np.float64]
 
@@ -49,9 +49,9 @@ class CrossedInterval:
 
 
 def paired_seeds_interval(
-    numerators_a: Sequence[Sequence[float]] | FloatArray,
-    numerators_b: Sequence[Sequence[float]] | FloatArray,
-    denominators: Sequence[float] | FloatArray,
+    numerators_a: Sequence[Numbers] | FloatArray,
+    numerators_b: Sequence[Numbers] | FloatArray,
+    denominators: Numbers,
     *,
     confidence: float = CONFIDENCE,
 ) -> CrossedInterval:
@@ -131,7 +131,7 @@ def _satterthwaite(of_seeds: float, of_texts: float, of_rest: float, added: floa
     return max(1.0, total**2 / spread)
 
 
-def student_t_quantile(probability: float, degrees: float) -> float:
+def student_t_quantile(probability: float, degrees: float | int) -> float:
     """The value that Student's t with `degrees` degrees of freedom stays below with `probability`.
 
     With t = sqrt(degrees) tan(u), the density is cos(u)^(degrees - 1) up to a constant, which is integrated by
@@ -164,7 +164,7 @@ def student_t_quantile(probability: float, degrees: float) -> float:
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(64)
 
 
-def _student_t_above_zero(t: float, degrees: float) -> float:
+def _student_t_above_zero(t: float, degrees: float | int) -> float:
     """Probability that Student's t lies between 0 and `t`."""
     angle = math.atan(t / math.sqrt(degrees))
     inner = (_NODES + 1) / 2 * angle

@@ -3,17 +3,36 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 
-from groundup.model.config import TransformerConfig
+from groundup.model.config import (
+    AttentionConfig,
+    CrossAttentionConfig,
+    DenseMLPConfig,
+    FilePartConfig,
+    GatedMLPConfig,
+    LayerNormConfig,
+    LearnedPositionsConfig,
+    RMSNormConfig,
+    RotaryConfig,
+    TransformerConfig,
+)
 from groundup.model.transformer import build
 from groundup.recipes.comparison.budget import Match, Side
 from groundup.recipes.report.folder import flatten
 from groundup.recipes.report.tables import plain
 
 WRITTEN, DERIVED, FOLLOWS = "the files", "equal {match}", "follows"
+
+_PARTS = (AttentionConfig, CrossAttentionConfig, DenseMLPConfig, FilePartConfig, GatedMLPConfig, LayerNormConfig,
+          LearnedPositionsConfig, RMSNormConfig, RotaryConfig)  # fmt: skip
+_DEFAULTS: dict[str, dict[str, Any]] = {
+    part.model_fields["kind"].default: {name: field.default for name, field in part.model_fields.items()}
+    for part in _PARTS
+}
 
 
 @dataclass(frozen=True)
@@ -98,10 +117,15 @@ def _unlike(prefix: str, a: Any, b: Any) -> list[tuple[str, Any, Any]]:
 
 
 def _words(value: Any) -> str:
-    if isinstance(value, dict) and "kind" in value:
-        rest = [f"{name} {plain(item)}" for name, item in flatten(value) if name != "kind" and item is not None]
-        return f"{value['kind']} ({', '.join(rest)})" if rest else str(value["kind"])
-    return plain(value)
+    """A value as a person writes it; a part by its kind and by what is not that kind's default."""
+    if not isinstance(value, dict) or value.get("kind") not in _DEFAULTS:
+        return plain(value)
+    kind, said = value["kind"], []
+    for name, item in value.items():
+        if name != "kind" and item != _DEFAULTS[kind].get(name):
+            words = Path(item).name if kind == "file" and name == "path" else _words(item)
+            said.append(words if words == name else f"{name} {words}")
+    return f"{kind} ({', '.join(said)})" if said else str(kind)
 
 
 def equalities_of(a: Side, b: Side, match: Match, same_tokenizer: bool, started: tuple[int, int]) -> list[str]:
