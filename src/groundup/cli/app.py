@@ -20,6 +20,7 @@ VERBS = {
     "corpus": ("groundup.cli.corpus:run", "Read text, split it, and make chat data from it."),
     "tokenizer": ("groundup.cli.tokenizer:app", "Train a tokenizer, or show how it cuts a text."),
     "pretrain": ("groundup.cli.pretrain:run", "Train a model on a corpus."),
+    "compare": ("groundup.cli.compare:run", "Train two ideas with an equal budget, and tell them apart or not."),
     "sft": ("groundup.cli.sft:run", "Tune a model on conversations; --preview shows the trained tokens."),
     "eval": ("groundup.cli.evaluate:run", "Measure a model on held-out text and questions."),
     "explain": ("groundup.cli.explain:run", "Show a model's forward pass and what each line costs."),

@@ -18,6 +18,7 @@ from pydantic import BaseModel
 
 from groundup.core.config import merge, read_config_file
 from groundup.core.errors import ConfigError, suggest
+from groundup.recipes.composition import anchored
 
 
 def with_settings(
@@ -64,7 +65,7 @@ def with_settings(
                     value = tuple(value)
                 if value is not None:
                     (given.setdefault(table, {}) if table else given)[name] = value
-            from_file = read_config_file(config) if config is not None else {}
+            from_file = {} if config is None else anchored(read_config_file(config), config.parent)
             for key in from_file:
                 if key not in known:
                     raise ConfigError(f"{config} holds {key!r}, which this command does not read{suggest(key, known)}")
@@ -118,8 +119,8 @@ def _option(
 
 
 def _option_type(annotation: Any) -> Any:
-    """The plain type of a field; None for a nested config, which is a table of its own."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+    """The plain type of a field; None for a nested config or table, which only a file can hold."""
+    if get_origin(annotation) is dict or (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
         return None
     if get_origin(annotation) in (Union, types.UnionType):
         inner = [a for a in get_args(annotation) if a is not type(None)]

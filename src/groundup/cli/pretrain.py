@@ -23,11 +23,22 @@ def run(
     init_from: Annotated[Path | None, Parameter(help="go on from this model directory", show_default=False)] = None,
     seed: Annotated[int, Parameter(help="of weights and data order")] = 0,
     replan: Annotated[bool, Parameter(help="make a new execution plan although one is recorded", negative="")] = False,
+    trust_code: Annotated[
+        bool, Parameter(help="run the Python files of parts of kind file (read them first)", negative="")
+    ] = False,
     overrides: dict[str, Any],
 ) -> None:
     """Train a model on a corpus. Checkpoints lie beside OUT in OUT.work; the same command resumes from them."""
     from groundup.recipes.stages import pretrain_stage
 
     pretrain_stage(
-        corpus, tokenizer, out, depth=depth, init_from=init_from, seed=seed, replan=replan, overrides=overrides
+        corpus,
+        tokenizer,
+        out,
+        depth=depth,
+        init_from=init_from,
+        seed=seed,
+        replan=replan,
+        trust_code=trust_code,
+        overrides=overrides,
     )

@@ -42,7 +42,7 @@ class RunDir:
             if error.errno not in (errno.EAGAIN, errno.EACCES):
                 return  # a file system without locks
             raise UsageError(
-                f"another process is working in {self.path}: wait for it, or choose another --name"
+                f"another process is working in {self.path}: wait for it, or choose another folder (--name, --out)"
             ) from None
         self._lock = file
 

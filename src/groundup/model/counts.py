@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from groundup.core.errors import ModelError
@@ -9,6 +10,7 @@ from groundup.core.execution import Precision
 from groundup.model.config import (
     AttentionConfig,
     CrossAttentionConfig,
+    FilePartConfig,
     GatedMLPConfig,
     HeadsConfig,
     LayerConfig,
@@ -16,6 +18,8 @@ from groundup.model.config import (
     Norm,
     TransformerConfig,
 )
+
+FilePartCount = Callable[[FilePartConfig], int]
 
 
 @dataclass(frozen=True)
@@ -33,11 +37,15 @@ class Counts:
     non_embedding: int
 
 
-def count_parameters(config: TransformerConfig) -> Counts:
+def count_parameters(config: TransformerConfig, *, file_part: FilePartCount | None = None) -> Counts:
     """Count what the built module has.
 
+    Args:
+        config: the model.
+        file_part: gives the parameters of a part of kind `file`, which only the built module knows.
+
     Raises:
-        ModelError: for parts of kind `file`, whose parameters only the built module knows.
+        ModelError: for a part of kind `file` without `file_part`.
     """
     embedding = config.vocab_size * config.hidden_size
     if config.positions is not None:
@@ -51,7 +59,9 @@ def count_parameters(config: TransformerConfig) -> Counts:
         branches = 2 if layer.cross_attention is None else 3
         norms = branches * (2 if layer.placement == "sandwich" else 1)
         rest += norms * norm_parameters(layer.norm, width) + mlp_parameters(layer, width)
-        rest += sum(heads_parameters(heads, width) for heads in _heads(layer))
+        if isinstance(layer.mixer, FilePartConfig) and file_part is not None:
+            rest += file_part(layer.mixer)
+        rest += sum(heads_parameters(heads, width) for heads in _heads(layer, skip_file=file_part is not None))
     return Counts(embedding + rest, embedding, rest)
 
 
@@ -73,7 +83,9 @@ def mlp_parameters(layer: LayerConfig, width: int) -> int:
     return _mlp_weights(layer, width) + _mlp_biases(layer, width)
 
 
-def flops_per_token(config: TransformerConfig, context: int, *, memory_length: int = 0) -> int:
+def flops_per_token(
+    config: TransformerConfig, context: int, *, memory_length: int = 0, file_part: FilePartCount | None = None
+) -> int:
     """Floating-point operations of one token's forward; training takes three times as many.
 
     A matrix product counts two per weight and token. Attention is counted over the whole context, causal or not
@@ -85,11 +97,17 @@ def flops_per_token(config: TransformerConfig, context: int, *, memory_length: i
         config: the model.
         context: tokens in a sequence.
         memory_length: vectors that cross-attention reads.
+        file_part: gives the operations per token of a part of kind `file`.
+
+    Raises:
+        ModelError: for a part of kind `file` without `file_part`.
     """
     operations = 2 * config.vocab_size * config.hidden_size if config.has_head else 0  # tied or not
     for layer in config.layers():
         operations += 2 * _mlp_weights(layer, config.hidden_size)
-        for heads in _heads(layer):
+        if isinstance(layer.mixer, FilePartConfig) and file_part is not None:
+            operations += file_part(layer.mixer)
+        for heads in _heads(layer, skip_file=file_part is not None):
             query_width = heads.num_attention_heads * heads.head_dim
             if isinstance(heads, CrossAttentionConfig):
                 width = heads.memory_size or config.hidden_size
@@ -170,13 +188,16 @@ def _score_bytes(heads: HeadsConfig, context: int, size: int) -> int:
     return heads.num_attention_heads * context * each
 
 
-def _heads(layer: LayerConfig) -> list[HeadsConfig]:
+def _heads(layer: LayerConfig, *, skip_file: bool = False) -> list[HeadsConfig]:
+    cross = [] if layer.cross_attention is None else [layer.cross_attention]
     if not isinstance(layer.mixer, AttentionConfig):
+        if skip_file:
+            return [*cross]
         raise ModelError(
             f"the parameters of the part {layer.mixer.name!r} in {layer.mixer.path} cannot be counted from the config: "
             "build the model and count those of the module"
         )
-    return [layer.mixer] if layer.cross_attention is None else [layer.mixer, layer.cross_attention]
+    return [layer.mixer, *cross]
 
 
 def _head_weights(heads: HeadsConfig, width: int) -> int:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from groundup.core import console
 from groundup.core.errors import DataError
-from groundup.core.files import atomic_write, sha256_json
+from groundup.core.files import atomic_write, read_json, sha256_json, write_json
 from groundup.core.seeds import random_for
 from groundup.data.chat_examples import ChatExample, ChatSets, python_docs_examples, text_examples
 from groundup.data.corpus import Corpus, write_corpus
@@ -19,7 +19,7 @@ from groundup.data.document import SPLITS, Document
 from groundup.data.named import NAMED_SOURCES
 from groundup.data.python_docs import read_entries
 from groundup.data.readers import explained
-from groundup.data.shards import write_shards, write_token_shards
+from groundup.data.shards import INDEX, write_shards, write_token_shards
 from groundup.data.sources import find_files, read_source
 from groundup.recipes.settings import CorpusSettings, TokenizerSettings
 from groundup.tokenizer import CharTokenizer, load_tokenizer, train_bpe
@@ -144,6 +144,22 @@ def make_shards(corpus: Corpus, tokenizer: Tokenizer, folder: Path, *, chat: boo
     shutil.rmtree(folder / "chat", ignore_errors=True)
     if chat:
         console.warn("no reading questions could be made from this text: pretraining reads documents only")
+
+
+def current_shards(corpus: Corpus, tokenizer: Tokenizer, folder: Path, *, chat: bool, seed: int) -> None:
+    """`make_shards`, unless the folder holds those of this very corpus, tokenizer and seed."""
+    made_from = {
+        "corpus": sha256_json(corpus.manifest["splits"]),
+        "chat": [sha256_json(example.to_dict()) for example in read_examples(corpus.folder, "train")] if chat else None,
+        "tokenizer": tokenizer.fingerprint(),
+        "seed": seed,
+    }
+    marker = folder / "made_from.json"
+    is_whole = all((folder / split / INDEX).is_file() for split in SPLITS)
+    if not is_whole or not marker.is_file() or read_json(marker) != made_from:
+        marker.unlink(missing_ok=True)
+        make_shards(corpus, tokenizer, folder, chat=chat, seed=seed)
+        write_json(marker, made_from)
 
 
 def _conversations(corpus: Corpus, tokenizer: Tokenizer, seed: int) -> Iterator[tuple[str, list[int], int]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, JsonValue, model_validator
 
 from groundup.core.config import Config
 from groundup.core.errors import ConfigError
@@ -41,6 +41,13 @@ class ModelSettings(Config):
     max_position_embeddings: int = Field(512, ge=16, description="longest sequence in tokens")
     rope_theta: float = Field(10_000.0, gt=0, description="base of the rotary wavelengths (not gpt2)")
     tie_word_embeddings: bool = Field(True, description="the output head is the token embedding")
+    positions: Literal["learned", "none"] | None = Field(
+        None, description="learned: a vector for each position; none: no such vectors (default: the preset's)"
+    )
+    layer: dict[str, JsonValue] = Field(
+        default_factory=dict,
+        description="changes of the preset's layers, as tables: mixer, mlp, norm, placement (in a file of settings)",
+    )
 
     @model_validator(mode="after")
     def _check_heads(self) -> ModelSettings:

@@ -21,6 +21,7 @@ from groundup.core.seeds import random_for
 from groundup.data.corpus import Corpus, read_corpus
 from groundup.data.named import NAMED_SOURCES
 from groundup.data.sources import require_enough
+from groundup.recipes.composition import file_parts
 from groundup.recipes.corpus import (
     make_corpus,
     make_shards,
@@ -33,7 +34,7 @@ from groundup.recipes.evaluation import evaluate_run
 from groundup.recipes.plan import Plan, fit_to_budget, make_plan, show_plan
 from groundup.recipes.report import write_report
 from groundup.recipes.settings import CorpusSettings, ExecutionSettings, SpeedrunSettings
-from groundup.recipes.training import LONGEST_CONVERSATION, TrainingRun, pretrain, sft, tuning_rows
+from groundup.recipes.training import LONGEST_CONVERSATION, TrainingRun, pretrain, sft, shape_config, tuning_rows
 from groundup.tokenizer import load_tokenizer
 from groundup.tokenizer.chat import Message, default_chat_template, encode_chat
 
@@ -156,6 +157,8 @@ class _Speedrun:
 
     def _require_enough(self, text_bytes: int) -> None:
         settings = settings_for(self.overrides.get("depth", DEFAULT_DEPTH), text_bytes, self.overrides)
+        if file_parts(shape_config(settings)):
+            raise UsageError("speedrun takes no parts of kind file: use  groundup pretrain --config FILE --trust-code")
         needed, advice = smallest_corpus_bytes(settings)
         require_enough(text_bytes, needed, purpose=f"depth {settings.depth}", advice=advice)
 

@@ -9,7 +9,7 @@ from groundup.core import console
 from groundup.core.config import merge
 from groundup.core.errors import DataError, UsageError
 from groundup.core.execution import peak_memory_bytes, resolve_device
-from groundup.core.files import check_writable, read_json, sha256_file, sha256_json, write_json
+from groundup.core.files import check_writable, read_json, sha256_file
 from groundup.core.interrupt import stop_on_signal
 from groundup.core.metrics import JsonlSink
 from groundup.core.seeds import random_for
@@ -17,12 +17,13 @@ from groundup.data.chat_files import read_conversations
 from groundup.data.corpus import read_corpus
 from groundup.model.counts import count_parameters
 from groundup.model.load import read_config
-from groundup.recipes.corpus import make_shards, read_examples
+from groundup.recipes.composition import check_trusted
+from groundup.recipes.corpus import current_shards, read_examples
 from groundup.recipes.dial import settings_for
 from groundup.recipes.evaluation import evaluate_run
 from groundup.recipes.loading import check_not_source, check_writes, open_model
 from groundup.recipes.settings import EvaluationSettings, ExecutionSettings, SftSettings
-from groundup.recipes.training import TrainingRun, pretrain, sft
+from groundup.recipes.training import TrainingRun, model_config, pretrain, sft
 from groundup.recipes.tuning import BEFORE_FILE, announce, compare, default_settings
 from groundup.tokenizer import load_tokenizer
 from groundup.tokenizer.chat import default_chat_template, encode_chat, turn_end_id
@@ -57,6 +58,7 @@ def pretrain_stage(
     init_from: Path | None,
     seed: int,
     replan: bool,
+    trust_code: bool = False,
     overrides: dict[str, Any],
 ) -> TrainResult:
     """Tokenise a corpus if that is not done yet, and train a model directory on it."""
@@ -68,26 +70,12 @@ def pretrain_stage(
     dialled = settings_for(
         depth, corpus.num_bytes("train"), merge({"tokenizer": {"vocab_size": max(260, tokenizer.vocab_size)}}, given)
     )
+    if init_from is None:
+        check_trusted(model_config(dialled.model, tokenizer), trust_code)  # before the corpus is tokenised
     shards = work / "shards"
     chat = dialled.pretrain.chat_share > 0
-    made_from = {
-        "corpus": sha256_json(corpus.manifest["splits"]),
-        "chat": [sha256_json(example.to_dict()) for example in read_examples(corpus_folder, "train")] if chat else None,
-        "tokenizer": tokenizer.fingerprint(),
-        "seed": seed,
-    }
-    marker = shards / "made_from.json"
-
-    def shards_as_they_should_be() -> None:
-        parts = ("train", "validation", "test")
-        is_whole = all((shards / part / "index.json").is_file() for part in parts)
-        if not is_whole or not marker.is_file() or read_json(marker) != made_from:
-            marker.unlink(missing_ok=True)
-            make_shards(corpus, tokenizer, shards, chat=chat, seed=seed)
-            write_json(marker, made_from)
-
     with process_group(resolve_device(dialled.execution.device)), stop_on_signal() as stop:
-        from_first_process(shards_as_they_should_be)
+        from_first_process(lambda: current_shards(corpus, tokenizer, shards, chat=chat, seed=seed))
         result = pretrain(
             shards,
             tokenizer,
@@ -103,6 +91,7 @@ def pretrain_stage(
                 "data_sha256": {split: entry["sha256"] for split, entry in corpus.manifest["splits"].items()},
             },
             init_from=init_from,
+            trust_code=trust_code,
         )
     _tell(out, result, "bits per byte on the validation split")
     return result

@@ -23,7 +23,7 @@ from groundup.core.execution import (
     machine_fingerprint,
     resolve_device,
 )
-from groundup.core.files import read_json, sha256_json, write_json
+from groundup.core.files import read_json, sha256_file, sha256_json, write_json
 from groundup.core.interrupt import StopRequest
 from groundup.core.metrics import MetricsSink
 from groundup.data.batch import IGNORE_INDEX, Batch
@@ -34,8 +34,8 @@ from groundup.inference.session import answer_stop_ids
 from groundup.model.config import TransformerConfig
 from groundup.model.directory import check_replaceable, save_model_directory
 from groundup.model.initialize import has_room_for_induction, plant_induction_circuit
-from groundup.model.presets import preset
 from groundup.model.transformer import Transformer, build
+from groundup.recipes.composition import check_trusted, composition, file_parts
 from groundup.recipes.loading import lineage_digest, open_model
 from groundup.recipes.settings import (
     ExecutionSettings,
@@ -87,7 +87,7 @@ class TrainingRun:
 
 def model_config(settings: ModelSettings, tokenizer: Tokenizer) -> TransformerConfig:
     """The typed composition of the settings, with the tokenizer's vocabulary and special ids."""
-    return _composition(
+    return composition(
         settings,
         vocab_size=tokenizer.vocab_size,
         bos_token_id=tokenizer.bos_id,
@@ -98,20 +98,7 @@ def model_config(settings: ModelSettings, tokenizer: Tokenizer) -> TransformerCo
 
 def shape_config(settings: SpeedrunSettings) -> TransformerConfig:
     """The composition before there is a tokenizer: right in every size, without special ids."""
-    return _composition(settings.model, vocab_size=settings.tokenizer.vocab_size)
-
-
-def _composition(settings: ModelSettings, **ids: int | None) -> TransformerConfig:
-    fields: dict[str, Any] = settings.to_dict()
-    name = fields.pop("preset")
-    heads = settings.num_attention_heads
-    if name == "gpt2":
-        for unused in ("num_key_value_heads", "head_dim", "rope_theta"):
-            fields.pop(unused)
-    else:
-        fields["head_dim"] = settings.head_dim or settings.hidden_size // heads
-        fields["num_key_value_heads"] = settings.num_key_value_heads or heads
-    return preset(name, **fields, **ids)
+    return composition(settings.model, vocab_size=settings.tokenizer.vocab_size)
 
 
 def unprobed_plan(settings: ExecutionSettings, rows: int) -> ExecutionPlan:
@@ -243,6 +230,7 @@ def pretrain(
     seed: int,
     lineage: dict[str, Any],
     init_from: Path | None = None,
+    trust_code: bool = False,
 ) -> TrainResult:
     """Train a model on token shards and write it as a model directory.
 
@@ -252,6 +240,7 @@ def pretrain(
         out: the model directory; holds the weights with the lowest validation bits per byte.
         lineage: what `lineage.json` says of the data.
         init_from: a model directory to go on from instead of random weights.
+        trust_code: allow parts of kind `file`.
     """
     check_replaceable(out)
     template, generation = default_chat_template(tokenizer), dict[str, Any]()
@@ -260,7 +249,9 @@ def pretrain(
         part.check_tokenizer(tokenizer)
         part.verify()
     if init_from is None:
-        model = build(model_config(model_settings, tokenizer), seed=seed)
+        config = model_config(model_settings, tokenizer)
+        check_trusted(config, trust_code)
+        model = build(config, seed=seed, trust_code=trust_code)
         if settings.starting_values == "induction" and has_room_for_induction(model):
             plant_induction_circuit(model, seed=seed)
     else:
@@ -277,7 +268,7 @@ def pretrain(
         run,
         execution,
         lambda: choose_plan(
-            build(model.config),
+            build(model.config, trust_code=trust_code),
             execution,
             settings.train_config(),
             rows=settings.batch_size,
@@ -303,6 +294,7 @@ def pretrain(
             "tokenizer": tokenizer.fingerprint(),
             "starting_values": settings.starting_values if init_from is None else None,
             "init_from": None if init_from is None else weights_digest(model),
+            **code_of(model.config),
         },
     )
     result = trainer.fit()
@@ -321,6 +313,12 @@ def pretrain(
         generation=generation,
     )
     return result
+
+
+def code_of(config: TransformerConfig) -> dict[str, Any]:
+    """Hashes of the Python files that a model's parts of kind `file` come from; empty for a model without."""
+    hashes = {part.path: sha256_file(Path(part.path)) for part in file_parts(config)}
+    return {"code": hashes} if hashes else {}
 
 
 def _settle_memory(model: Transformer) -> None:

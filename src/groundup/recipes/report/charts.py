@@ -195,7 +195,7 @@ def line_chart(name: str, title: str, series: Series, unit: str, *, noisy: bool)
         _over_updates(axes)
         if values.min() > 0 and values.max() > 30 * float(np.median(values)):
             axes.set_yscale("log")
-            axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _tick(value)))
+            axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: tick(value)))
             axes.yaxis.set_minor_formatter(NullFormatter())
         elif values.min() >= 0:
             axes.set_ylim(bottom=0)
@@ -260,12 +260,13 @@ def _over_updates(axes: Axes) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, steps=[1, 2, 2.5, 5, 10]))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
     axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _tick(value)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: tick(value)))
     axes.yaxis.grid(color=GRID, linewidth=0.7)
     axes.margins(x=0.01)
 
 
-def _tick(value: float) -> str:
+def tick(value: float) -> str:
+    """A number beside an axis."""
     if value == 0:
         return "0"
     if 1e6 <= abs(value) < 1e15:
