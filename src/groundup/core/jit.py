@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from platformdirs import user_cache_path
 
@@ -30,7 +30,8 @@ def numba_works() -> bool:
     except Exception as error:  # a broken llvmlite raises OSError or what it likes
         log.warning("numba cannot be used (%s: %s): the slower pure Python path runs", type(error).__name__, error)
         return False
-    return not numba.config.DISABLE_JIT
+    settings: Any = numba.config
+    return not settings.DISABLE_JIT
 
 
 def kernel(function: Function) -> Function:
@@ -46,11 +47,12 @@ def kernel(function: Function) -> Function:
     """
     import numba
 
+    njit: Any = numba.njit
     options = {"nogil": True, "error_model": "numpy", "_nrt": False}
     try:
-        compiled: Function = numba.njit(cache=True, **options)(function)
+        compiled: Function = njit(cache=True, **options)(function)
     except RuntimeError:  # no folder can be written to: compiled anew in each process
-        compiled = numba.njit(**options)(function)
+        compiled = njit(**options)(function)
     return compiled
 
 

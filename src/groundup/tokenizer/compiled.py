@@ -144,6 +144,12 @@ def split_compiled(text: str, pattern: SplitPattern) -> list[str]:
     return pieces
 
 
+def encode_compiled(text: str, pattern: SplitPattern, merges: MergeTable) -> list[int]:
+    """Encode a text as `bpe_reference.encode_reference` does, for a pattern in `SCAN_RULES`."""
+    byte_ids = {byte: byte for byte in range(256)}
+    return CompiledEncoder(byte_ids, merges, {}, SCAN_RULES[pattern.portable]).encode(text)
+
+
 class CompiledEncoder:
     """Byte-level BPE over flat tables; several threads may use one at the same time.
 

@@ -119,10 +119,12 @@ def _long_hash(words: npt.NDArray[Any], start: int, length: int) -> Any:
 
 @kernel
 def _same(data: npt.NDArray[Any], start: int, long_words: npt.NDArray[Any], place: int, length: int) -> bool:
+    same = True
     for index in range(length):
         if data[start + index] != long_words[place + index]:
-            return False
-    return True
+            same = False
+            break
+    return same
 
 
 @kernel

@@ -68,21 +68,22 @@ def _learn(
 ) -> list[tuple[bytes, bytes]]:
     """Count and learn, the compiled way as soon as so much text came that it is worth it."""
     rules = SCAN_RULES.get(pattern.portable)
-    rest = iter(texts)
-    words = count_words(_until_worth_it(rest) if rules else rest, pattern)
-    following = next(rest, None)
-    if following is not None and rules is not None:
+    rest, kept = iter(texts), list[str]()
+
+    def before_it_is_worth_it() -> Iterator[str]:
+        for text in rest:
+            if rules is not None and compiled.worth_it(len(text)) and train_compiled.load():
+                kept.append(text)
+                return
+            yield text
+
+    words = count_words(before_it_is_worth_it(), pattern)
+    if kept and rules is not None:
         counts = train_compiled.WordCounts()
         counts.add(words)
-        counts.count(chain([following], rest), rules)
-        return train_compiled.train_merges_compiled(counts, num_merges, on_progress=on_progress)
+        counts.count(chain(kept, rest), rules)
+        if len(counts):
+            return train_compiled.train_merges_compiled(counts, num_merges, on_progress=on_progress)
     if not words:
         raise DataError("there is no text to train a tokenizer on: every text is empty")
     return train_merges(words, num_merges, on_progress=on_progress)
-
-
-def _until_worth_it(texts: Iterator[str]) -> Iterator[str]:
-    for text in texts:
-        yield text
-        if compiled.worth_it(len(text)) and train_compiled.load():
-            return
