@@ -17,10 +17,9 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
-import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -135,29 +134,33 @@ def validate(functions: dict[str, Callable[[], list[int]]]) -> int:
     return len(ours)
 
 
-def encode_rows(texts: Sequence[str], samples: int) -> list[Row]:
+def encode_rows(texts: Sequence[str], samples: int, peers: Sequence[str]) -> list[Row]:
     """Encoding on one thread, with a warm and with a fresh cache of pieces, beside each peer."""
     text = "".join(texts)
     tokenizer = train_ours(texts, VOCABULARIES[-1])
-    functions = encode_functions(tokenizer, text)
+    functions = {name: call for name, call in encode_functions(tokenizer, text).items() if name in ("ours", *peers)}
     say(f"{validate(functions):,} ids, the same in {', '.join(functions)}")
+    if "rustbpe" in peers:
+        other = train_rustbpe(texts, VOCABULARIES[-1])
+        functions["rustbpe"] = lambda: other.encode(text)
 
     def fresh() -> list[int]:
         tokenizer._compiled = None
         return tokenizer.encode(text)
 
-    other = train_rustbpe(texts, VOCABULARIES[-1])
-    options: dict[str, Any] = {"samples": samples, "warm_up_s": 0.0}
+    sides = {"encode": functions["ours"], "encode, fresh cache": fresh}
     return [
-        compare("encode", functions["ours"], functions["tiktoken"], peer_name="tiktoken", **options),
-        compare("encode, fresh cache", fresh, functions["tiktoken"], peer_name="tiktoken", **options),
-        compare("encode", functions["ours"], lambda: other.encode(text), peer_name="rustbpe", **options),
-        compare("encode", functions["ours"], functions["tokenizers"], peer_name="tokenizers", **options),
+        compare(name, ours, functions[peer], peer_name=peer, samples=samples, warm_up_s=0.0)
+        for peer in peers
+        for name, ours in sides.items()
+        if peer == "tiktoken" or ours is not fresh
     ]
 
 
-def thread_rows(texts: Sequence[str], samples: int) -> list[Row]:
-    """Encoding and training with two threads on each side (our trainer has one)."""
+def thread_rows(texts: Sequence[str], samples: int, peers: Sequence[str]) -> list[Row]:
+    """Encoding document by document with two threads on each side."""
+    if "tiktoken" not in peers:
+        return []
     tokenizer = train_ours(texts, VOCABULARIES[-1])
     tiktoken = as_tiktoken(tokenizer)
     with ThreadPoolExecutor(2) as pool:
@@ -173,27 +176,26 @@ def thread_rows(texts: Sequence[str], samples: int) -> list[Row]:
     return [row]
 
 
-def train_rows(texts: Sequence[str], samples: int, threads: int = 1) -> list[Row]:
+def train_rows(texts: Sequence[str], samples: int, peers: Sequence[str]) -> list[Row]:
     """Training from text to tokenizer, beside each peer."""
+    trainers = {"rustbpe": train_rustbpe, "tokenizers": train_tokenizers}
     rows = []
     for vocab_size in VOCABULARIES:
-        ours, other = train_ours(texts, vocab_size), train_rustbpe(texts, vocab_size)
-        check_shared(ours, {bytes(token) for token, _ in other.get_mergeable_ranks()})
-        peers = {"rustbpe": train_rustbpe, "tokenizers": train_tokenizers}
-        if threads > 1:
-            del peers["tokenizers"]
-        for name, train in peers.items():
-            label = f"train {vocab_size}" + (f", {name} with {threads} threads" if threads > 1 else "")
-            rows.append(
-                compare(
-                    label,
-                    lambda vocab_size=vocab_size: train_ours(texts, vocab_size),  # type: ignore[misc]
-                    lambda vocab_size=vocab_size, train=train: train(texts, vocab_size),  # type: ignore[misc]
-                    peer_name=name,
-                    samples=samples,
-                    warm_up_s=0.0,
-                )
+        if "rustbpe" in peers:
+            learned = train_rustbpe(texts, vocab_size).get_mergeable_ranks()
+            check_shared(train_ours(texts, vocab_size), {bytes(token) for token, _ in learned})
+        rows += [
+            compare(
+                f"train {vocab_size}",
+                partial(train_ours, texts, vocab_size),
+                partial(trainers[peer], texts, vocab_size),
+                peer_name=peer,
+                samples=samples,
+                warm_up_s=0.0,
             )
+            for peer in peers
+            if peer in trainers
+        ]
     return rows
 
 
@@ -230,10 +232,10 @@ def encode_once(side: str, num_bytes: int) -> tuple[int, int]:
     return before, peak_memory_bytes()
 
 
-def peak_memory(num_bytes: int) -> dict[str, dict[str, int]]:
+def peak_memory(num_bytes: int, peers: Sequence[str]) -> dict[str, dict[str, int]]:
     """Peak memory of each side in a process of its own."""
     found = {}
-    for side in SIDES:
+    for side in ("ours", *peers):
         printed = _run("-m", "benchmarks.tokenizer", "--once", side, "--bytes", str(num_bytes))
         before, after = map(int, printed.split()[-2:])
         found[side] = {"before_bytes": before, "peak_bytes": after}
@@ -280,6 +282,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("parts", nargs="*", help=f"which of {', '.join(PARTS)}; all by default")
     parser.add_argument("--bytes", type=int, default=30_000_000, help="size of the text")
     parser.add_argument("--samples", type=int, default=3, help="how many times each side is timed")
+    parser.add_argument("--peers", nargs="+", choices=SIDES[1:], default=SIDES[1:], help="beside which")
     parser.add_argument("--once", choices=SIDES, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     unknown = set(options.parts) - set(PARTS)
@@ -299,15 +302,15 @@ def main(arguments: list[str] | None = None) -> int:
     rows: list[Row] = []
     for part, measure in (("encode", encode_rows), ("train", train_rows), ("threads", thread_rows)):
         if part in chosen:
-            found = measure(texts, options.samples)  # type: ignore[operator]
+            found = measure(texts, options.samples, options.peers)
             show(found)
             speeds(found, num_bytes)
             rows += found
     if "memory" in chosen:
-        where["memory"] = peak_memory(options.bytes)
+        where["memory"] = peak_memory(options.bytes, options.peers)
     if "start" in chosen:
         where["start"] = start_times()
-    if not options.parts:
+    if not options.parts and list(options.peers) == list(SIDES[1:]):
         say(f"written to {write_results('tokenizer', rows, where)}")
     return 0
 
