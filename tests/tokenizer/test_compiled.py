@@ -161,9 +161,11 @@ def test_normalization_and_surrogates() -> None:
 
 
 @pytest.mark.usefixtures("always")
-def test_pieces_at_the_limits_of_the_cache(small_bpe: ByteBPE) -> None:
+@pytest.mark.parametrize("lines", [4, 1 << 12])
+def test_pieces_at_the_limits_of_the_cache(monkeypatch: pytest.MonkeyPatch, small_bpe: ByteBPE, lines: int) -> None:
     """Lengths around 8, 16, 24, 32 and 64 bytes, up to many ids, each several times; zeros are not the end of a piece."""
-    tokenizer = _with(small_bpe, "llama3")
+    monkeypatch.setattr(compiled, "_CACHE_LINES", lines)
+    tokenizer = ByteBPE.from_merges(small_bpe.merges)
     pieces = ["".join(random.Random(n).choices("ethanbx", k=n)) for n in range(1, 70)]
     pieces += ["\0" * n for n in range(1, 35)] + ["a" * n for n in range(1, 70)]
     for text in (" ".join(pieces * 2), "\n".join(pieces)):

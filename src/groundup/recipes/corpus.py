@@ -133,7 +133,7 @@ def make_tokenizer(corpus: Corpus, settings: TokenizerSettings, folder: Path, *,
 
 
 def _announce_compiler() -> None:
-    console.say("tokenizer: compiling for this processor, once, about 20 s")
+    console.say("tokenizer: compiling for this processor, once, about 10 s")
 
 
 def make_shards(corpus: Corpus, tokenizer: Tokenizer, folder: Path, *, chat: bool, seed: int) -> None:
