@@ -221,9 +221,9 @@ def encode_once(side: str, num_bytes: int) -> tuple[int, int]:
     text = "".join(texts)
     documents.cache_clear()
     del texts
+    function: Callable[[], Any]
     if side == "rustbpe":
-        other = train_rustbpe([text[:1_000_000]], 4096)
-        function = lambda: other.encode(text)  # noqa: E731
+        function = partial(train_rustbpe([text[:1_000_000]], 4096).encode, text)
     else:
         function = encode_functions(tokenizer, text)[side]
     before = peak_memory_bytes()
@@ -234,7 +234,7 @@ def encode_once(side: str, num_bytes: int) -> tuple[int, int]:
 
 def peak_memory(num_bytes: int, peers: Sequence[str]) -> dict[str, dict[str, int]]:
     """Peak memory of each side in a process of its own."""
-    found = {}
+    found: dict[str, dict[str, int]] = {}
     for side in ("ours", *peers):
         printed = _run("-m", "benchmarks.tokenizer", "--once", side, "--bytes", str(num_bytes))
         before, after = map(int, printed.split()[-2:])
@@ -250,7 +250,7 @@ def start_times() -> dict[str, float]:
         "compiled.load()\nencode = time.perf_counter()\ntrain_compiled.load()\n"
         "print(encode - start, time.perf_counter() - encode)"
     )
-    found = {}
+    found: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as folder:
         for name in ("compiled", "loaded"):
             encode, train = map(float, _run("-c", code, NUMBA_CACHE_DIR=folder).split())
