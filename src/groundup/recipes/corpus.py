@@ -22,9 +22,11 @@ from groundup.data.readers import explained
 from groundup.data.shards import INDEX, write_shards, write_token_shards
 from groundup.data.sources import find_files, read_source
 from groundup.recipes.settings import CorpusSettings, TokenizerSettings
-from groundup.tokenizer import CharTokenizer, load_tokenizer, train_bpe
+from groundup.tokenizer import ByteBPE, CharTokenizer, compiled, load_tokenizer, train_bpe
 from groundup.tokenizer.base import Tokenizer
 from groundup.tokenizer.chat import default_chat_template, encode_chat
+from groundup.tokenizer.patterns import split_pattern
+from groundup.tokenizer.scan_rules import SCAN_RULES
 
 PYTHON_DOCS = "python-docs"
 
@@ -120,6 +122,8 @@ def make_tokenizer(corpus: Corpus, settings: TokenizerSettings, folder: Path, *,
         tokenizer = CharTokenizer.train(texts)
     else:
         merges = settings.vocab_size - 260
+        if split_pattern(settings.pattern).portable in SCAN_RULES:
+            compiled.prepare(corpus.num_bytes("train"), _announce_compiler)
         with console.progress("tokenizer: merges", max(merges, 1), "merges") as ticker:
             tokenizer = train_bpe(
                 texts, settings.vocab_size, pattern=settings.pattern, on_progress=console.Running(ticker)
@@ -128,9 +132,15 @@ def make_tokenizer(corpus: Corpus, settings: TokenizerSettings, folder: Path, *,
     return load_tokenizer(folder)
 
 
+def _announce_compiler() -> None:
+    console.say("tokenizer: compiling for this processor, once, about 10 s")
+
+
 def make_shards(corpus: Corpus, tokenizer: Tokenizer, folder: Path, *, chat: bool, seed: int) -> None:
     """Tokenise every split into `folder/SPLIT`, and with `chat` the reading conversations into `folder/chat`."""
     total = sum(corpus.num_bytes(split) for split in SPLITS)
+    if isinstance(tokenizer, ByteBPE) and tokenizer.is_scanned:
+        compiled.prepare(total, _announce_compiler)
     with console.progress("tokenizer: encoding", total, "bytes") as ticker:
         for split in SPLITS:
             write_shards(

@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from groundup.core.errors import TokenizerError
-from groundup.tokenizer import hf_files
-from groundup.tokenizer.added_tokens import AddedTokens, Side, check_special_tokens
+from groundup.tokenizer import compiled, hf_files
+from groundup.tokenizer.added_tokens import AddedTokens, Side, check_special_tokens, replace_surrogates
 from groundup.tokenizer.base import END_OF_TEXT, PAD, SPECIAL_TOKENS
 from groundup.tokenizer.bpe_fast import merge_tokens
 from groundup.tokenizer.common import TokenizerBase, bytes_by_id, remember
 from groundup.tokenizer.hf_parse import read_gpt2_files
 from groundup.tokenizer.patterns import SplitPattern, split, split_pattern
+from groundup.tokenizer.scan_rules import SCAN_RULES
 
 # What ordinary text is made of. Real vocabularies leave out the bytes that UTF-8 never has (The Unicode Standard,
 # table 3-7), some also control characters (Falcon) or the first byte of the empty planes 4 to 7 (StarCoder).
@@ -84,6 +85,12 @@ class ByteBPE(TokenizerBase):
         self._byte_ids = {byte: self.vocab[bytes([byte])] for byte in range(256) if bytes([byte]) in self.vocab}
         self._merge_table = self._table_of_merges()
         self._cache: dict[str, list[int]] = {}
+        self._rules = SCAN_RULES.get(self.pattern.portable)
+        self._compiled: compiled.CompiledEncoder | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        # What the compiled encoder holds is made anew from the rest where it is needed.
+        return self.__dict__ | {"_compiled": None, "_cache": {}}
 
     @classmethod
     def from_merges(
@@ -127,9 +134,36 @@ class ByteBPE(TokenizerBase):
         """Return the content of `tokenizer.json`."""
         return hf_files.byte_bpe_to_json(self)
 
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """Return `encode(text)` for each text; the compiled path takes many short texts in one call."""
+        encoder = None if self.added.others else self._encoder(sum(map(len, texts)))
+        if encoder is None:
+            return super().encode_batch(texts)
+        return encoder.encode_batch([self._normalized(replace_surrogates(text)) for text in texts])
+
+    @property
+    def is_scanned(self) -> bool:
+        """Whether the compiled path knows how this tokenizer splits texts."""
+        return self._rules is not None
+
     def _encode_ordinary(self, text: str, after: int | None) -> list[int]:
-        if self.normalizes:
-            text = unicodedata.normalize("NFC", text)
+        text = self._normalized(text)
+        encoder = self._encoder(len(text))
+        return self._encode_pure(text) if encoder is None else encoder.encode(text)
+
+    def _normalized(self, text: str) -> str:
+        return unicodedata.normalize("NFC", text) if self.normalizes else text
+
+    def _encoder(self, num_characters: int) -> compiled.CompiledEncoder | None:
+        """The compiled encoder where it is worth it."""
+        if self._rules is None or not compiled.worth_it(num_characters):
+            return None
+        if self._compiled is None:
+            whole = self.vocab if self.ignores_merges else {}
+            self._compiled = compiled.CompiledEncoder(self._byte_ids, self._merge_table, whole, self._rules)
+        return self._compiled
+
+    def _encode_pure(self, text: str) -> list[int]:
         cache = self._cache
         ids: list[int] = []
         for piece in split(text, self.pattern):

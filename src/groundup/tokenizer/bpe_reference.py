@@ -79,6 +79,20 @@ def merge_tokens_reference(ids: Sequence[int], merges: MergeTable) -> list[int]:
         tokens[index : index + 2] = [merges[tokens[index], tokens[index + 1]][1]]
 
 
+def encode_reference(text: str, pattern: SplitPattern, merges: MergeTable) -> list[int]:
+    """Cut a text into pre-tokens and merge each on its own, where the id of a byte is the byte.
+
+    Args:
+        text: Unicode scalar values only.
+        pattern: where to cut.
+        merges: which pairs merge, in which order, into what.
+
+    Returns:
+        The ids.
+    """
+    return [id for piece in split(text, pattern) for id in merge_tokens_reference(list(piece.encode()), merges)]
+
+
 def _join(tokens: list[bytes], pair: tuple[bytes, bytes]) -> list[bytes]:
     joined: list[bytes] = []
     index = 0

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 
 from groundup.core.errors import DataError, TokenizerError
+from groundup.tokenizer import compiled, train_compiled
 from groundup.tokenizer.base import SPECIAL_TOKENS, check_special_tokens
 from groundup.tokenizer.bpe import ByteBPE
 from groundup.tokenizer.bpe_fast import Progress, train_merges
 from groundup.tokenizer.bpe_reference import count_words
-from groundup.tokenizer.patterns import split_pattern
+from groundup.tokenizer.patterns import SplitPattern, split_pattern
+from groundup.tokenizer.scan_rules import SCAN_RULES
 
 log = logging.getLogger("groundup.tokenizer")
 
@@ -49,10 +52,7 @@ def train_bpe(
             f"vocab_size {vocab_size} is too small: 256 bytes and {len(special_tokens)} special tokens "
             f"need at least {smallest}"
         )
-    words = count_words(texts, split_pattern(pattern))
-    if not words:
-        raise DataError("there is no text to train a tokenizer on: every text is empty")
-    merges = train_merges(words, vocab_size - smallest, on_progress=on_progress)
+    merges = _learn(texts, split_pattern(pattern), vocab_size - smallest, on_progress)
     if len(merges) < vocab_size - smallest:
         log.warning(
             "the text has only %d pairs that occur twice: the vocabulary has %d tokens instead of %d",
@@ -61,3 +61,29 @@ def train_bpe(
             vocab_size,
         )
     return ByteBPE.from_merges(merges, pattern=pattern, special_tokens=special_tokens)
+
+
+def _learn(
+    texts: Iterable[str], pattern: SplitPattern, num_merges: int, on_progress: Progress | None
+) -> list[tuple[bytes, bytes]]:
+    """Count and learn, the compiled way as soon as so much text came that it is worth it."""
+    rules = SCAN_RULES.get(pattern.portable)
+    rest, kept = iter(texts), list[str]()
+
+    def before_it_is_worth_it() -> Iterator[str]:
+        for text in rest:
+            if rules is not None and compiled.worth_it(len(text)) and train_compiled.load():
+                kept.append(text)
+                return
+            yield text
+
+    words = count_words(before_it_is_worth_it(), pattern)
+    if kept and rules is not None:
+        counts = train_compiled.WordCounts()
+        counts.add(words)
+        counts.count(chain(kept, rest), rules)
+        if len(counts):
+            return train_compiled.train_merges_compiled(counts, num_merges, on_progress=on_progress)
+    if not words:
+        raise DataError("there is no text to train a tokenizer on: every text is empty")
+    return train_merges(words, num_merges, on_progress=on_progress)
