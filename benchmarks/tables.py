@@ -73,7 +73,44 @@ def _median_run(runs: list[dict[str, Any]]) -> tuple[float, float]:
     return statistics.median(run["seconds"] for run in runs), statistics.median(run["tokens"] for run in runs)
 
 
-TABLES: dict[str, Callable[[dict[str, Any]], str]] = {"train": train_table, "time_to_loss": time_to_loss_table}
+def tokenizer_table(result: dict[str, Any]) -> str:
+    """Encoding and training of tokenizers."""
+    num_bytes, memory = result["machine"]["text"]["bytes"], result["machine"]["memory"]
+    rows = []
+    for row in result["rows"]:
+        own, theirs = (num_bytes / row[side]["median_s"] / 1e6 for side in ("ours", "peer"))
+        rows.append(
+            [
+                f"tokenizer, {num_bytes / 1e6:.0f} MB: {row['name']}",
+                f"{own:.1f} MB/s",
+                f"{row['peer_name']} {theirs:.1f} MB/s ({row['ratio']:.1f} times as fast)",
+            ]
+        )
+    added = {side: format_bytes(use["peak_bytes"] - use["before_bytes"]) for side, use in memory.items()}
+    others = ", ".join(f"{side} {size}" for side, size in added.items() if side != "ours")
+    rows.append(["memory that encoding adds", added["ours"], others])
+    return table_of(["what", "result", "beside it"], rows)
+
+
+def comparisons_table(result: dict[str, Any]) -> str:
+    """What `groundup compare` said of four published ideas."""
+    rows = [
+        [
+            f"{one['names'][1]} beside {one['names'][0]}",
+            one["match"],
+            one["verdict"].split(". ")[0].rstrip("."),
+        ]
+        for one in result["comparisons"].values()
+    ]
+    return table_of(["ideas", "equal", "verdict on held-out text"], rows)
+
+
+TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
+    "train": train_table,
+    "time_to_loss": time_to_loss_table,
+    "tokenizer": tokenizer_table,
+    "comparisons": comparisons_table,
+}
 
 
 def with_tables(text: str, folder: Path = RESULTS) -> str:

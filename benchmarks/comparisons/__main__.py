@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.harness import RESULTS, machine
+from benchmarks.harness import RESULTS, machine, write_results
 from groundup.core.config import merge, read_config_file
 from groundup.core.console import fail, format_seconds, heading, say, warn
 from groundup.core.errors import GroundupError
@@ -92,7 +92,7 @@ def main(arguments: list[str] | None = None) -> int:
             heading(f"Comparison {index + 1} of {len(names)}: {name}")
             results[name] = run(name, options.work, corpus, seeds=options.seeds, steps=options.steps)
             if not is_try:
-                write_json(path, {"machine": where, "comparisons": results})
+                write_results("comparisons", [], where, more={"comparisons": results})
     except GroundupError as error:
         (warn if error.exit_code == 130 else fail)(str(error))
         return error.exit_code
