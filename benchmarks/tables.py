@@ -7,6 +7,7 @@ python -m benchmarks.tables --write    put them in, between `<!-- table: NAME --
 from __future__ import annotations
 
 import argparse
+import math
 import re
 import statistics
 import sys
@@ -60,17 +61,22 @@ def train_table(result: dict[str, Any]) -> str:
 
 def time_to_loss_table(result: dict[str, Any]) -> str:
     """Seconds until tiny Shakespeare reaches a validation loss."""
-    own, peer = (_median_run(result["runs"][side]) for side in ("ours", "peer"))
+    runs, loss = result["runs"], result["equal_loss"]
+    own, peer = (_median_run(runs[side]) for side in ("ours", "peer"))
+    ended = statistics.median(run["losses"][-1][0] for run in runs["peer"])
+    theirs = f"{peer[0]:.0f} s" if math.isfinite(peer[0]) else f"not reached in its {ended:.0f} s"
     row = [
-        f"tiny Shakespeare by characters to a validation loss of {result['target']}, median of {len(result['runs']['ours'])}",
+        f"tiny Shakespeare by characters to a validation loss of {result['target']}, median of {len(runs['ours'])}",
         f"{own[0]:.1f} s, {format_count(own[1])} tokens",
-        f"GPT-2 4 x 128 of transformers: {peer[0]:.0f} s, {format_count(peer[1])} tokens ({result['ratio']:.1f} times as long)",
+        f"GPT-2 4 x 128 of transformers, 2,000 updates: {theirs}, {format_count(peer[1])} tokens; "
+        f"to {loss:.2f}, which both reach, {result['ratio']:.1f} times as long",
     ]
     return table_of(["what", "result", "beside it"], [row])
 
 
 def _median_run(runs: list[dict[str, Any]]) -> tuple[float, float]:
-    return statistics.median(run["seconds"] for run in runs), statistics.median(run["tokens"] for run in runs)
+    seconds = [math.inf if run["seconds"] is None else run["seconds"] for run in runs]
+    return statistics.median(seconds), statistics.median(run["tokens"] for run in runs)
 
 
 def tokenizer_table(result: dict[str, Any]) -> str:

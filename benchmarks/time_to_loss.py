@@ -222,6 +222,13 @@ def _reached(losses: list[tuple[float, int, float]]) -> Reached:
     return Reached(math.inf, losses[-1][1], losses) if first is None else Reached(first[0], first[1], losses)
 
 
+def at_equal_loss(ours: Reached, peer: Reached) -> tuple[float, float, float]:
+    """The target, or the peer's best loss where it stayed above, and the seconds of ours and of the peer until then."""
+    loss = max(TARGET, min(entry[2] for entry in peer.losses))
+    first = [next((seconds for seconds, _, found in run.losses if found <= loss), math.inf) for run in (ours, peer)]
+    return loss, first[0], first[1]
+
+
 def changed(recipe: dict[str, Any], settings: list[str]) -> dict[str, Any]:
     """The recipe with `table.name=value` settings (values as TOML) put in.
 
@@ -236,6 +243,21 @@ def changed(recipe: dict[str, Any], settings: list[str]) -> dict[str, Any]:
             raise UsageError(f"--set {setting}: write it as train.learning_rate=0.01")
         recipe = merge(recipe, tomllib.loads(f"{name} = {value}"))
     return recipe
+
+
+def compared(ours: list[Reached], peer: list[Reached]) -> dict[str, Any]:
+    """What is kept of the runs: them, and how much longer the peer takes to a loss that both reach."""
+    equal = [at_equal_loss(a, b) for a, b in zip(ours, peer, strict=True)]
+    return {
+        "equal_loss": statistics.median(loss for loss, _, _ in equal),
+        "ratio": statistics.median(theirs / own for _, own, theirs in equal),
+        "runs": {name: [_written(run) for run in runs] for name, runs in (("ours", ours), ("peer", peer))},
+    }
+
+
+def _written(run: Reached) -> dict[str, Any]:
+    """A run in JSON, which has no word for infinity: null."""
+    return {**run.__dict__, "seconds": run.seconds if math.isfinite(run.seconds) else None}
 
 
 def tell(name: str, runs: list[Reached]) -> None:
@@ -271,10 +293,11 @@ def main(arguments: list[str] | None = None) -> int:
     tell("ours", ours)
     if not options.ours:
         tell("transformers' GPT-2", peer)
-        ratio = statistics.median(b.seconds / a.seconds for a, b in zip(ours, peer, strict=True))
-        say(f"{ratio:.2f} times as fast")
-        runs = {name: [run.__dict__ for run in runs] for name, runs in (("ours", ours), ("peer", peer))}
-        more = {"target": TARGET, "recipe": recipe, "ratio": ratio, "runs": runs}
+        more = {"target": TARGET, "recipe": recipe, **compared(ours, peer)}
+        say(
+            f"to a loss of {more['equal_loss']:.3f}, which both reach: {more['ratio']:.1f} times as fast"
+            f" (median of {len(ours)} pairs)"
+        )
         say(f"written to {write_results('time_to_loss', [], where, more=more)}")
     return 0
 

@@ -95,3 +95,14 @@ def test_the_text_must_be_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     with pytest.raises(UsageError, match=r"none\.txt, which is not here"):
         race.read_text()
     assert race.main(["--ours", "--seeds", "1"]) == 2
+
+
+def test_where_the_peer_stays_above_the_target_both_are_timed_to_its_best_loss() -> None:
+    ours = race.Reached(12.0, 300, [(4.0, 100, 1.95), (8.0, 200, 1.90), (12.0, 300, 1.87)])
+    never = race.Reached(float("inf"), 900, [(50.0, 500, 1.93), (90.0, 900, 1.91)])
+    assert race.at_equal_loss(ours, never) == (1.91, 8.0, 90.0)
+    there = race.Reached(60.0, 600, [(50.0, 500, 1.93), (60.0, 600, 1.875)])
+    assert race.at_equal_loss(ours, there) == (race.TARGET, 12.0, 60.0)
+    found = race.compared([ours], [never])
+    assert found["ratio"] == 90 / 8 and found["equal_loss"] == 1.91
+    assert found["runs"]["peer"][0]["seconds"] is None and found["runs"]["ours"][0]["seconds"] == 12.0
