@@ -23,9 +23,17 @@ def run(
     init_from: Annotated[Path | None, Parameter(help="go on from this model directory", show_default=False)] = None,
     seed: Annotated[int, Parameter(help="of weights and data order")] = 0,
     replan: Annotated[bool, Parameter(help="make a new execution plan although one is recorded", negative="")] = False,
+    find_lr: Annotated[
+        bool, Parameter(help="look for a learning rate with a short test of these settings, and end", negative="")
+    ] = False,
     overrides: dict[str, Any],
 ) -> None:
     """Train a model on a corpus. Checkpoints lie beside OUT in OUT.work; the same command resumes from them."""
+    if find_lr:
+        from groundup.recipes.find_rate import find_learning_rate
+
+        find_learning_rate(corpus, tokenizer, out, depth=depth, init_from=init_from, seed=seed, overrides=overrides)
+        return
     from groundup.recipes.stages import pretrain_stage
 
     pretrain_stage(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +67,10 @@ def _conversation(messages: Sequence[Message]) -> tuple[tuple[str, str], ...]:
 
 
 def check_vocabulary(
-    config: TransformerConfig, tokenizer: Tokenizer, shards: Sequence[TokenShards], trained_with: str | None
+    config: TransformerConfig,
+    tokenizer: Tokenizer,
+    shards: Sequence[TokenShards],
+    trained_with: Mapping[str, str | None],
 ) -> list[Finding]:
     """Compare ids and tokenizers of a model, its data, and the run that trained it.
 
@@ -75,7 +78,7 @@ def check_vocabulary(
         config: of the model.
         tokenizer: the one in the model's directory.
         shards: what it was trained and watched on.
-        trained_with: fingerprint of the run's tokenizer; None where it was not recorded.
+        trained_with: fingerprints of the tokenizer of the training by where they were recorded; None where they were not.
     """
     findings = []
     own = tokenizer.fingerprint()
@@ -101,15 +104,14 @@ def check_vocabulary(
                 )
             )
     others = {str(split.folder): split.tokenizer_fingerprint for split in shards}
-    if trained_with is not None:
-        others["the run that trained the model"] = trained_with
+    others |= {where: fingerprint for where, fingerprint in trained_with.items() if fingerprint is not None}
     for where, fingerprint in others.items():
         if fingerprint != own:
             findings.append(
                 Finding(
                     "tokenizer-mismatch",
                     "serious",
-                    f"the model's directory has the tokenizer {own[:12]}, {where} that of {fingerprint[:12]}",
+                    f"the model has the tokenizer {own[:12]}, {where} had {fingerprint[:12]}",
                     "put the tokenizer of the training back: the same ids mean other texts now",
                 )
             )

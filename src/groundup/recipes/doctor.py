@@ -32,6 +32,7 @@ from groundup.train.health.finding import Diagnosis, Finding, Unchecked
 from groundup.train.health.history import History
 from groundup.train.health.rules import diagnose_history
 
+_OF_DATA = ("validation-leak", "wrong-mask", "tokenizer-mismatch", "vocabulary-mismatch")
 #: The stages that leave metrics, with the folders of a speedrun that hold their results.
 SPEEDRUN_STAGES = {"pretrain": "base", "sft": "chat"}
 
@@ -111,7 +112,8 @@ def _conversations_of(model: Path) -> Path | None:
 
 def diagnose(stage: StageFolders) -> Diagnosis:
     """Ask every rule about one stage: the curves, the measurements, and the files."""
-    found = diagnose_history(History(stage.name, stage.records))
+    history = History(stage.name, stage.records)
+    found = diagnose_history(history)
     for name, check in (
         ("damaged-checkpoint", _checkpoints),
         ("vocabulary-mismatch", _vocabulary),
@@ -119,7 +121,10 @@ def diagnose(stage: StageFolders) -> Diagnosis:
         ("wrong-mask", _mask),
     ):
         found = found + _asked(name, check, stage)
-    return found + compare(stage)
+    # What was seen in the data before the first update cannot always be seen again: files move, models go on.
+    told = {finding.rule for finding in found.findings}
+    earlier = [f for f in history.findings.values() if f.rule in _OF_DATA and f.rule not in told]
+    return found + compare(stage) + Diagnosis(tuple(earlier))
 
 
 class _CannotCheckError(GroundupError):
@@ -147,7 +152,10 @@ def _vocabulary(stage: StageFolders) -> list[Finding]:
     if not (stage.model / "config.json").is_file():
         raise _CannotCheckError(f"{stage.model} is not written yet")
     shards = [] if stage.shards is None else [TokenShards(stage.shards / part) for part in ("train", "validation")]
-    recorded = recorded_state(stage.work).get("identity", {}).get("tokenizer")
+    recorded = {
+        "the run's checkpoint": recorded_state(stage.work).get("identity", {}).get("tokenizer"),
+        "its training (lineage.json)": _lineage(stage).get("tokenizer"),
+    }
     return check_vocabulary(read_model_config(stage.model), load_tokenizer(stage.model), shards, recorded)
 
 
@@ -181,9 +189,13 @@ def compare(stage: StageFolders) -> Diagnosis:
     return Diagnosis(tuple(comparison.findings), (name,), notes=(comparison.note,))
 
 
+def _lineage(stage: StageFolders) -> dict[str, Any]:
+    path = stage.model / "lineage.json"
+    return dict(read_json(path)) if path.is_file() else {}
+
+
 def _seed(stage: StageFolders) -> int:
-    lineage = stage.model / "lineage.json"
-    return int(read_json(lineage).get("seed", 0)) if lineage.is_file() else 0
+    return int(_lineage(stage).get("seed", 0))
 
 
 def doctor(run: Path, *, as_json: bool = False) -> bool:

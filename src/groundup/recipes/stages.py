@@ -14,17 +14,18 @@ from groundup.core.interrupt import stop_on_signal
 from groundup.core.metrics import JsonlSink
 from groundup.core.seeds import random_for
 from groundup.data.chat_files import read_conversations
-from groundup.data.corpus import read_corpus
+from groundup.data.corpus import Corpus, read_corpus
 from groundup.model.counts import count_parameters
 from groundup.model.load import read_config
 from groundup.recipes.corpus import make_shards, read_examples
 from groundup.recipes.dial import settings_for
 from groundup.recipes.evaluation import evaluate_run
 from groundup.recipes.loading import check_not_source, check_writes, open_model
-from groundup.recipes.settings import EvaluationSettings, ExecutionSettings, SftSettings
+from groundup.recipes.settings import EvaluationSettings, ExecutionSettings, SftSettings, SpeedrunSettings
 from groundup.recipes.training import TrainingRun, pretrain, sft
 from groundup.recipes.tuning import BEFORE_FILE, announce, compare, default_settings
 from groundup.tokenizer import load_tokenizer
+from groundup.tokenizer.base import Tokenizer
 from groundup.tokenizer.chat import default_chat_template, encode_chat, turn_end_id
 from groundup.train.distributed import from_first_process, process_group, rank_and_world_size
 from groundup.train.trainer import TrainResult
@@ -48,6 +49,34 @@ def _check_is_of_this_run(out: Path) -> None:
         )
 
 
+def dialled_settings(
+    corpus: Corpus, tokenizer: Tokenizer, *, depth: int, overrides: dict[str, Any]
+) -> SpeedrunSettings:
+    """The settings of pretraining: the dial's for this corpus and tokenizer, then those given."""
+    given = {"pretrain" if table == "train" else table: values for table, values in overrides.items()}
+    return settings_for(
+        depth, corpus.num_bytes("train"), merge({"tokenizer": {"vocab_size": max(260, tokenizer.vocab_size)}}, given)
+    )
+
+
+def ensure_shards(corpus: Corpus, tokenizer: Tokenizer, shards: Path, settings: SpeedrunSettings, *, seed: int) -> None:
+    """Tokenise a corpus into `shards`, unless that was done from the same corpus, tokenizer and seed."""
+    chat = settings.pretrain.chat_share > 0
+    examples = read_examples(corpus.folder, "train") if chat else None
+    made_from = {
+        "corpus": sha256_json(corpus.manifest["splits"]),
+        "chat": None if examples is None else [sha256_json(example.to_dict()) for example in examples],
+        "tokenizer": tokenizer.fingerprint(),
+        "seed": seed,
+    }
+    marker = shards / "made_from.json"
+    is_whole = all((shards / part / "index.json").is_file() for part in ("train", "validation", "test"))
+    if not is_whole or not marker.is_file() or read_json(marker) != made_from:
+        marker.unlink(missing_ok=True)
+        make_shards(corpus, tokenizer, shards, chat=chat, seed=seed)
+        write_json(marker, made_from)
+
+
 def pretrain_stage(
     corpus_folder: Path,
     tokenizer_folder: Path,
@@ -64,30 +93,10 @@ def pretrain_stage(
     check_writable(out)
     _check_is_of_this_run(out)
     work = work_folder(out)
-    given = {"pretrain" if table == "train" else table: values for table, values in overrides.items()}
-    dialled = settings_for(
-        depth, corpus.num_bytes("train"), merge({"tokenizer": {"vocab_size": max(260, tokenizer.vocab_size)}}, given)
-    )
+    dialled = dialled_settings(corpus, tokenizer, depth=depth, overrides=overrides)
     shards = work / "shards"
-    chat = dialled.pretrain.chat_share > 0
-    made_from = {
-        "corpus": sha256_json(corpus.manifest["splits"]),
-        "chat": [sha256_json(example.to_dict()) for example in read_examples(corpus_folder, "train")] if chat else None,
-        "tokenizer": tokenizer.fingerprint(),
-        "seed": seed,
-    }
-    marker = shards / "made_from.json"
-
-    def shards_as_they_should_be() -> None:
-        parts = ("train", "validation", "test")
-        is_whole = all((shards / part / "index.json").is_file() for part in parts)
-        if not is_whole or not marker.is_file() or read_json(marker) != made_from:
-            marker.unlink(missing_ok=True)
-            make_shards(corpus, tokenizer, shards, chat=chat, seed=seed)
-            write_json(marker, made_from)
-
     with process_group(resolve_device(dialled.execution.device)), stop_on_signal() as stop:
-        from_first_process(shards_as_they_should_be)
+        from_first_process(lambda: ensure_shards(corpus, tokenizer, shards, dialled, seed=seed))
         result = pretrain(
             shards,
             tokenizer,

@@ -486,7 +486,7 @@ def sft(
             # The held-out ones choose which weights are kept.
             "conversations": sha256_json([list(map(list, part)) for part in (train, validation)]),
         },
-        observer=tuning_monitor(model, tokenizer, chats, train, validation, settings, run.sink),
+        observer=tuning_monitor(loaded, chats, train, validation, settings, run.sink),
     )
     trainer.check_resumable()  # before anything is measured or written for this run
     if on_start is not None and rank == 0:
@@ -566,6 +566,7 @@ def _save(
         return
     facts = {
         **lineage,
+        "tokenizer": tokenizer.fingerprint(),
         "parent": None if parent is None else {"folder": str(parent), "lineage": lineage_digest(parent)},
         "settings": settings.to_dict(),
         "execution": plan.to_dict(),

@@ -12,10 +12,10 @@ from groundup.core.metrics import JsonlSink, MetricsSink, read_jsonl
 from groundup.data.overlap import count_tokens, unigram_entropy
 from groundup.data.shards import TokenShards
 from groundup.model.counts import count_parameters
+from groundup.model.directory import LoadedModel
 from groundup.model.transformer import Transformer
-from groundup.recipes.data_checks import check_conversation_leak, check_leak
+from groundup.recipes.data_checks import check_conversation_leak, check_leak, check_vocabulary
 from groundup.recipes.settings import PretrainSettings, SftSettings
-from groundup.tokenizer.base import Tokenizer
 from groundup.tokenizer.chat import EncodedChat, Message
 from groundup.train.health.finding import Finding
 from groundup.train.health.history import RunFacts
@@ -58,15 +58,21 @@ def pretraining_monitor(
 
 
 def tuning_monitor(
-    model: Transformer,
-    tokenizer: Tokenizer,
+    parent: LoadedModel,
     chats: Sequence[EncodedChat],
     train: Sequence[Sequence[Message]],
     validation: Sequence[Sequence[Message]],
     settings: SftSettings,
     sink: MetricsSink,
 ) -> Monitor:
-    """The monitor of tuning on conversations."""
+    """The monitor of tuning on conversations.
+
+    Args:
+        parent: the model that is tuned.
+        chats: the encoded conversations of `train`.
+        train, validation: conversations as lists of messages.
+    """
+    model, tokenizer = parent.model, parent.tokenizer
     trained = [
         np.array(chat.ids[1:], dtype=np.int64)[np.array(chat.trained[1:], dtype=bool)] for chat in chats if chat.ids
     ]
@@ -83,7 +89,11 @@ def tuning_monitor(
         epoch_tokens=sum(map(len, trained)),
         unigram_entropy=unigram_entropy(counts),
     )
-    known = [*check_mask(tokenizer, chats, train), *check_conversation_leak(train, validation)]
+    known = [
+        *check_vocabulary(model.config, tokenizer, [], {"its training": parent.lineage.get("tokenizer")}),
+        *check_mask(tokenizer, chats, train),
+        *check_conversation_leak(train, validation),
+    ]
     return _monitor(facts, sink, known)
 
 

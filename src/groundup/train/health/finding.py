@@ -40,6 +40,14 @@ class Finding:
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 
+    @classmethod
+    def from_record(cls, value: dict[str, Any]) -> Finding | None:
+        """Read what `to_dict` wrote; None where it is something else."""
+        try:
+            return cls(**value)
+        except TypeError:
+            return None
+
 
 @dataclass(frozen=True)
 class Unchecked:

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from groundup.train.health.finding import Finding
+
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 
@@ -122,7 +124,7 @@ class History:
         facts: of the run; None for a run that was not watched.
         evaluations: step and values of each.
         samples: measurements inside of the model.
-        findings: names of the rules that were reported while the run went on.
+        findings: what was reported while the run went on, by rule.
     """
 
     def __init__(self, stage: str, records: Iterable[dict[str, Any]] = ()) -> None:
@@ -130,7 +132,7 @@ class History:
         self.facts: RunFacts | None = None
         self.evaluations: list[tuple[int, dict[str, float]]] = []
         self.samples: list[Sample] = []
-        self.findings: set[str] = set()
+        self.findings: dict[str, Finding] = {}
         self._updates: list[tuple[float, ...]] = []
         for record in records:
             self.add(record)
@@ -150,7 +152,9 @@ class History:
         elif isinstance(facts, dict):
             self.facts = RunFacts.from_record(facts) or self.facts
         elif isinstance(finding, dict):
-            self.findings.add(str(finding.get("rule")))
+            read = Finding.from_record(finding)
+            if read is not None:
+                self.findings[read.rule] = read
         elif "loss" in record:
             names = ("loss", "lr", "grad_norm", "tokens", "tokens_per_s")
             self._updates.append((float(step), *(_number(record.get(name)) for name in names)))
