@@ -31,7 +31,7 @@ from groundup.recipes.reference import Reference, settings_of
 from groundup.recipes.settings import CorpusSettings
 from groundup.recipes.training import TrainingRun, pretrain
 from groundup.tokenizer import load_tokenizer
-from groundup.train.health.history import History, RunFacts
+from groundup.train.health.history import History
 
 CURVES = Path(reference.__file__).parent / "reference_curves"
 #: Recipe -> the command that runs it, and its settings where they differ from those of the dial.
@@ -47,25 +47,30 @@ RECIPES: dict[str, tuple[str, dict[str, Any]]] = {
 POINTS = 16
 
 
-def curve_of(folder: Path, overrides: dict[str, Any], seed: int) -> tuple[History, dict[str, Any]]:
-    """Pretrain as a speedrun does, or go on with it; returns its history and the state of its last checkpoint."""
+def curve_of(data: Path, folder: Path, overrides: dict[str, Any], seed: int) -> tuple[History, dict[str, Any]]:
+    """Pretrain as a speedrun does, or go on with it; returns its history and the state of its last checkpoint.
+
+    Args:
+        data: corpus, tokenizer and shards, made where they are missing; a speedrun's of seed 0 for every seed.
+        folder: of this seed.
+    """
     source = CorpusSettings(**overrides.get("corpus", {}))
-    if not (folder / "corpus" / "corpus.json").is_file():
-        make_corpus(source, folder / "corpus", seed=seed)
-    corpus = read_corpus(folder / "corpus")
+    if not (data / "corpus" / "corpus.json").is_file():
+        make_corpus(source, data / "corpus", seed=0)
+    corpus = read_corpus(data / "corpus")
     settings = settings_for(overrides.get("depth", 4), corpus.num_bytes("train"), {**overrides, "seed": seed})
     every = max(1, min(settings.pretrain.evaluate_every, settings.pretrain.num_steps // POINTS))
     settings = settings.replace(pretrain=settings.pretrain.replace(evaluate_every=every))
-    if not (folder / "ready.json").is_file():
+    if not (data / "ready.json").is_file():
         longest = settings.model.max_position_embeddings
-        tokenizer = make_tokenizer(corpus, settings.tokenizer, folder / "tokenizer", max_length=longest)
-        make_shards(corpus, tokenizer, folder / "shards", chat=settings.pretrain.chat_share > 0, seed=seed)
-        write_json(folder / "ready.json", {})
+        tokenizer = make_tokenizer(corpus, settings.tokenizer, data / "tokenizer", max_length=longest)
+        make_shards(corpus, tokenizer, data / "shards", chat=settings.pretrain.chat_share > 0, seed=0)
+        write_json(data / "ready.json", {})
     work = folder / "pretrain"
     with stop_on_signal() as stop:
         pretrain(
-            folder / "shards",
-            load_tokenizer(folder / "tokenizer"),
+            data / "shards",
+            load_tokenizer(data / "tokenizer"),
             settings.model,
             settings.pretrain,
             settings.execution,
@@ -81,27 +86,17 @@ def make_reference(name: str, seeds: list[int], folder: Path) -> Reference:
     """Run a recipe with every seed and join the curves."""
     command, overrides = RECIPES[name]
     values, tokens = list[list[float]](), list[int]()
-    settings, texts = dict[str, Any](), list[RunFacts]()
+    settings = dict[str, Any]()
     for seed in seeds:
-        history, state = curve_of(folder / f"{name}-{seed}", merge(overrides, {}), seed)
-        assert history.facts is not None
+        history, state = curve_of(folder / name, folder / f"{name}-{seed}", merge(overrides, {}), seed)
         trained = dict(zip(history.steps.tolist(), history.tokens.tolist(), strict=True))
         steps, held_out = history.watched()
-        settings, texts = settings_of(state), [*texts, history.facts]
+        settings = settings_of(state)
         tokens = [round(trained[step]) for step in steps.tolist()]
         values.append([round(float(value), 4) for value in held_out])
         console.say(f"{name}, seed {seed}: {values[-1][-1]:.4f} bits per byte after {tokens[-1]:,} tokens")
     made = {"date": time.strftime("%Y-%m-%d"), "version": __version__, "machine": machine_fingerprint()}
-    return Reference(
-        name,
-        command,
-        settings,
-        epoch_tokens=round(sum(facts.epoch_tokens or 0 for facts in texts) / len(texts)),
-        unigram_entropy=sum(facts.unigram_entropy or 0.0 for facts in texts) / len(texts),
-        tokens=tokens,
-        values=values,
-        made=made,
-    )
+    return Reference(name, command, settings, tokens, values, made)
 
 
 def main() -> None:

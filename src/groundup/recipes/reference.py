@@ -9,14 +9,13 @@ from typing import Any
 
 import numpy as np
 
+from groundup.core.files import sha256_json
 from groundup.train.health.finding import Finding
 from groundup.train.health.history import History
 from groundup.train.resume import differences
 
 #: Settings that change no update, or only the order of the data and the starting values.
 _FREE = ("seed", "evaluate_every", "checkpoint_every", "early_stopping_patience", "max_nonfinite_steps")
-#: Two samples of one text are alike in these; another text is not.
-_TOKENS_MAY_DIFFER, _ENTROPY_MAY_DIFFER = 0.02, 0.01
 #: The band is at least so wide: seeds are few, and precisions and machines differ too.
 SMALLEST_BAND = 0.01
 
@@ -29,7 +28,6 @@ class Reference:
         name: of the recipe.
         command: how a user runs it.
         settings: everything that decides the curve, from `settings_of`.
-        epoch_tokens, unigram_entropy: of the text, see `RunFacts`.
         tokens: trained tokens of each point.
         values: held-out bits per byte there, for each seed.
         made: machine, date and version.
@@ -38,8 +36,6 @@ class Reference:
     name: str
     command: str
     settings: dict[str, Any]
-    epoch_tokens: int
-    unigram_entropy: float
     tokens: list[int]
     values: list[list[float]]
     made: dict[str, str]
@@ -78,12 +74,17 @@ def references() -> list[Reference]:
 
 
 def settings_of(state: dict[str, Any]) -> dict[str, Any]:
-    """What decides the curve of a pretraining run, from the state of one of its checkpoints."""
+    """What decides the curve of a pretraining run, from the state of one of its checkpoints.
+
+    The text is named by the hash of its tokens: another split, tokenizer or Python version (whose documentation is the
+    text of `python-docs`) has other held-out numbers, by more than the seeds of the training differ.
+    """
     sources = state["source"].get("sources", [state["source"]])
     return {
         "train": {name: value for name, value in state["config"].items() if name not in _FREE},
         "model": state["identity"]["model"],
         "starting_values": state["identity"].get("starting_values"),
+        "text_sha256": sha256_json(state["identity"]["data"])[:16],
         "rows": [[source["batch_size"], source["context"]] for source in sources],
     }
 
@@ -95,12 +96,12 @@ def compare_with_references(history: History, state: dict[str, Any]) -> Comparis
         history: of pretraining.
         state: of one of its checkpoints; empty when there is none.
     """
-    if not state or history.facts is None or history.facts.unigram_entropy is None or not history.evaluations:
-        return Comparison("it needs a watched run with a checkpoint and an evaluation")
+    if not state or not history.evaluations:
+        return Comparison("it needs a run with a checkpoint and an evaluation")
     ours = settings_of(state)
     nearest: tuple[int, str] | None = None
     for reference in references():
-        different = [*differences(reference.settings, ours), *_other_text(history, reference)]
+        different = differences(reference.settings, ours)
         if not different:
             return _beside(history, reference)
         if nearest is None or len(different) < nearest[0]:
@@ -110,19 +111,6 @@ def compare_with_references(history: History, state: dict[str, Any]) -> Comparis
                 f"no recipe with these settings; {reference.name}: {'; '.join(different[:3])}{more}",
             )
     return Comparison(nearest[1] if nearest else "no curve is shipped")
-
-
-def _other_text(history: History, reference: Reference) -> list[str]:
-    facts = history.facts
-    assert facts is not None and facts.unigram_entropy is not None and facts.epoch_tokens is not None
-    found = []
-    for name, is_, was, may_differ in (
-        ("tokens of the text", facts.epoch_tokens, reference.epoch_tokens, _TOKENS_MAY_DIFFER),
-        ("unigram entropy of the text", facts.unigram_entropy, reference.unigram_entropy, _ENTROPY_MAY_DIFFER),
-    ):
-        if abs(is_ - was) > may_differ * was:
-            found.append(f"{name} was {was:,.7g}, is now {is_:,.7g}")
-    return found
 
 
 def _beside(history: History, reference: Reference) -> Comparison:

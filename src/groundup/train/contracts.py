@@ -63,6 +63,7 @@ class Observed:
         stage: name in metrics.
         step: updates that earlier runs did.
         reaches_layers: False where the forward pass is compiled as a whole, so that hooks inside of it see nothing.
+        may_run: False where a forward pass needs the other processes too (shards).
     """
 
     model: nn.Module
@@ -70,6 +71,7 @@ class Observed:
     stage: str
     step: int
     reaches_layers: bool
+    may_run: bool
 
 
 @runtime_checkable

@@ -392,8 +392,16 @@ class Trainer:
         if self.parallel.rank != 0:
             self.observer = None
         if self.observer is not None:
-            reaches = not self.plan.compile
-            self.observer.begin(Observed(self.model, self.optimizer, self.stage, self.progress.step, reaches))
+            self.observer.begin(
+                Observed(
+                    self.model,
+                    self.optimizer,
+                    self.stage,
+                    self.progress.step,
+                    reaches_layers=not self.plan.compile,
+                    may_run=not self.parallel.sharded,
+                )
+            )
 
     def _newest_step(self) -> int | None:
         """The step to resume, after checking that its plan is this run's."""

@@ -73,6 +73,7 @@ class Sample:
         trained: share of the tokens whose target is trained.
         shifted: share of the trained targets that are the next input, where that can be seen.
         copied: share of the trained targets that are the input itself.
+        ahead: share of the tokens of a text whose hidden vectors change with its last token; only in the first update.
         waited: share of the update's time in which the source had not given its micro-batches.
     """
 
@@ -85,6 +86,7 @@ class Sample:
     trained: float | None = None
     shifted: float | None = None
     copied: float | None = None
+    ahead: float | None = None
     waited: float | None = None
 
     def to_record(self) -> dict[str, Any]:

@@ -33,6 +33,9 @@ MOST_VALUES = 4096
 #: five-hundredth of that adds nothing that survives the sum.
 SILENT = 1e-4
 
+#: Tokens of the text that `seen_ahead` reads.
+AHEAD_TOKENS = 64
+
 _LAYER = re.compile(r"layers\.(\d+)\.")
 
 
@@ -118,14 +121,22 @@ class Measurement:
             ratios.setdefault(self._roles[name], []).append(torch.where(size > 0, moved / size, torch.nan))
         self._update = {role: float(torch.stack(values).nanmedian()) for role, values in ratios.items()}
 
-    def finish(self, step: int, grad_norm: float | None, batches: Sequence[Any], waited: float | None) -> Sample:
+    def finish(
+        self,
+        step: int,
+        grad_norm: float | None,
+        batches: Sequence[Any],
+        *,
+        waited: float | None = None,
+        ahead: float | None = None,
+    ) -> Sample:
         """Take the hooks out and return what they saw.
 
         Args:
             step: the update, counted from 1.
             grad_norm: length of the whole gradient before it was cut; the parts are scaled to it.
             batches: the micro-batches of the update.
-            waited: see `Sample`.
+            waited, ahead: see `Sample`.
         """
         for handle in self._handles:
             handle.remove()
@@ -142,6 +153,7 @@ class Measurement:
             silent=tuple(float((self._largest[index] < SILENT).float().mean()) for index in sorted(self._largest)),
             gradient={part: norm * scale for part, norm in self._gradient.items()},
             update={role: ratio for role, ratio in self._update.items() if math.isfinite(ratio)},
+            ahead=ahead,
             waited=waited,
             **targets_of(batches),
         )
@@ -176,6 +188,28 @@ def targets_of(batches: Sequence[Any]) -> dict[str, float | None]:
         "shifted": shifted / followed if followed else None,
         "copied": copied / trained if trained else None,
     }
+
+
+@torch.no_grad()
+def seen_ahead(model: nn.Module, batches: Sequence[Any]) -> float | None:
+    """Share of the tokens of one text whose hidden vectors change when its last token does; None where none can be read.
+
+    A causal model gives 0. The pass is one of evaluation, on one row, and draws from no random state of the run.
+    """
+    if not batches or not isinstance(batches[0], Batch) or not isinstance(model, Transformer):
+        return None
+    ids = batches[0].inputs[:1, :AHEAD_TOKENS].to(next(model.parameters()).device)
+    if ids.shape[1] < 2:
+        return None
+    other = ids.clone()
+    other[0, -1] = (other[0, -1] + 1) % model.config.vocab_size
+    with torch.random.fork_rng(devices=[]):
+        model.eval()
+        # Not through `__call__`, which may be compiled for other shapes.
+        before, after = model.forward(ids)[0, :-1].float(), model.forward(other)[0, :-1].float()
+        model.train()
+    change = torch.linalg.vector_norm(after - before, dim=1) / torch.linalg.vector_norm(before, dim=1).clamp(min=1e-12)
+    return float((change > 1e-3).float().mean())
 
 
 def _rows(activation: Tensor) -> Tensor:

@@ -117,6 +117,20 @@ def not_shifted(history: History) -> Finding | None:
     )
 
 
+def sees_ahead(history: History) -> Finding | None:
+    """Tokens that see what comes after them."""
+    sample = next(s for s in history.samples if s.ahead is not None)
+    if not sample.ahead:
+        return None
+    return Finding(
+        "sees-ahead",
+        "serious",
+        f"with another last token, {100 * sample.ahead:.0f} % of the hidden vectors before it change",
+        "let attention be causal (is_causal), and mixers of your own read earlier tokens only: the loss is worth nothing",
+        sample.step,
+    )
+
+
 def few_trained(history: History) -> Finding | None:
     """Nearly all tokens are read without being trained on."""
     sample = next(s for s in reversed(history.samples) if s.trained is not None)
@@ -158,10 +172,12 @@ _GRADIENTS = Need(
     "fewer than two layers with a gradient", lambda h: any(len(_layer_gradients(s)) >= 2 for s in h.samples)
 )
 _TARGETS = Need("the batches do not show their targets", lambda h: any(s.shifted is not None for s in h.samples))
+_AHEAD = Need("no pass with another last token was made", lambda h: any(s.ahead is not None for s in h.samples))
 _TRAINED = Need("the batches do not show their targets", lambda h: any(s.trained is not None for s in h.samples))
 
 MODEL_RULES = (
     Rule("wrong-targets", not_shifted, (SAMPLES, _TARGETS)),
+    Rule("sees-ahead", sees_ahead, (SAMPLES, _AHEAD)),
     Rule("few-trained-tokens", few_trained, (SAMPLES, _TRAINED)),
     Rule("dead-units", dead_units, (SAMPLES, _UNITS)),
     Rule("residual-exploding", residual_exploding, (SAMPLES, LAYERS)),

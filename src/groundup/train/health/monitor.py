@@ -10,7 +10,7 @@ from typing import Any
 from groundup.train.contracts import Observed
 from groundup.train.health.finding import Finding
 from groundup.train.health.history import History, RunFacts
-from groundup.train.health.measure import Measurement
+from groundup.train.health.measure import Measurement, seen_ahead
 from groundup.train.health.rules import diagnose_history
 
 log = logging.getLogger("groundup.train.health")
@@ -51,6 +51,7 @@ class Monitor:
         self.earlier, self.tell, self.known = earlier, tell or log_finding, known
         self._measurement: Measurement | None = None
         self._batches: Sequence[Any] = ()
+        self._ahead: float | None = None
         self._asked = self._came = 0.0
 
     def begin(self, run: Observed) -> None:
@@ -68,6 +69,7 @@ class Monitor:
         self._came = time.monotonic()
         if step % self.every == 0 or step == self.facts.num_steps - 1:
             self._batches = micro_batches
+            self._ahead = seen_ahead(self.run.model, micro_batches) if step == 0 and self.run.may_run else None
             self._measurement = Measurement(self.run.model, self.run.optimizer, reaches_layers=self.run.reaches_layers)
 
     def recorded(self, record: dict[str, Any]) -> list[dict[str, Any]]:
@@ -95,7 +97,9 @@ class Monitor:
         assert self._measurement is not None
         whole = time.monotonic() - self._asked
         waited = (self._came - self._asked) / whole if whole > 0 else None
-        sample = self._measurement.finish(record["step"], record.get("grad_norm"), self._batches, waited)
+        sample = self._measurement.finish(
+            record["step"], record.get("grad_norm"), self._batches, waited=waited, ahead=self._ahead
+        )
         return sample.to_record()
 
 
