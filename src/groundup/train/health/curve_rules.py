@@ -298,10 +298,17 @@ def _knows_only_frequencies(history: History) -> bool:
 
 
 def _speed(history: History) -> float | None:
-    """Median step of the matrices over their size, where the learning rate was at least half of its peak."""
+    """Median step of the matrices over their size, brought to the peak of the learning rate.
+
+    The first update is left out: AdamW's first step has its full length whatever the gradient.
+    """
     rates = dict(zip(history.steps.tolist(), history.learning_rates.tolist(), strict=True))
-    half = 0.5 * _peak(history)
-    speeds = [s.update["matrix"] for s in history.samples if "matrix" in s.update and rates.get(s.step, 0.0) >= half]
+    peak = _peak(history)
+    speeds = [
+        sample.update["matrix"] * peak / rates[sample.step]
+        for sample in history.samples
+        if "matrix" in sample.update and sample.step > 1 and rates.get(sample.step, 0.0) > 0
+    ]
     return float(np.median(speeds)) if speeds else None
 
 
