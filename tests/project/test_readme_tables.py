@@ -29,9 +29,15 @@ def test_a_table_follows_its_results_and_leaves_the_rest(tmp_path: Path) -> None
     page = "before\n<!-- table: time_to_loss -->\nold\n<!-- end -->\nafter\n"
     _time_to_loss(tmp_path, 8.0)
     first = tables.with_tables(page, tmp_path)
-    assert first.startswith("before\n<!-- table: time_to_loss -->\n\n2026-11-26, A Processor, AVX512, torch 2.13.0, 2 threads:")
+    assert first.startswith(
+        "before\n<!-- table: time_to_loss -->\n\n2026-11-26, A Processor, AVX512, torch 2.13.0, 2 threads:"
+    )
     assert first.endswith("\n<!-- end -->\nafter\n") and "old" not in first
-    assert "| 8.0 s, 150k tokens |" in first and "not reached in its 80 s" in first and "to 1.90, which both reach, 10.0 times as long" in first
+    assert (
+        "| 8.0 s, 150k tokens |" in first
+        and "not reached in its 80 s" in first
+        and "to 1.90, which both reach, 10.0 times as long" in first
+    )
     assert tables.with_tables(first, tmp_path) == first
     _time_to_loss(tmp_path, 4.0)
     assert "20.0 times as long" in tables.with_tables(first, tmp_path)

@@ -15,6 +15,8 @@ from groundup.core.errors import Interrupted, TrainingError
 from groundup.core.interrupt import StopRequest
 from groundup.data.batch import Batch
 from groundup.train.distributed import rank_and_world_size
+from groundup.train.health.history import RunFacts
+from groundup.train.health.monitor import Monitor
 
 
 class Uneven(TinySource):
@@ -97,6 +99,34 @@ def all_cases(folder: Path) -> None:
         stopped = folder / f"stopped-{'fsdp' if sharded else 'ddp'}"
         run(stopped, torch.float64, sharded=sharded, stop_at=5)
         run(stopped, torch.float64, sharded=sharded)
+
+
+def monitored(folder: Path) -> None:
+    """DDP and FSDP2 with and without a monitor; the first process writes weights and how often was measured."""
+    rank, world_size = rank_and_world_size()
+    facts = RunFacts(50, 1000, 10, 1e-2, 1.0, "adamw", 2, True, 80, 3.9)
+    for sharded in (False, True):
+        kind = "fsdp" if sharded else "ddp"
+        for name in ("with", "without"):
+            model, sink = tiny_transformer(), ListSink()
+            training = trainer(
+                folder / f"{kind}-{name}",
+                model=model,
+                source=TinySource(micro_batch=2, rank=rank, world_size=world_size),
+                plan=plan(world_size=world_size, sharded=sharded),
+                sink=sink,
+                observer=Monitor(facts, every=4, tell=lambda finding: None) if name == "with" else None,
+                num_steps=10,
+            )
+            training.fit()
+            best = tiny_transformer(seed=1)
+            if rank == 0:
+                training.load_best(best)
+                flat = torch.cat([tensor.flatten() for tensor in weights_of(best).values()])
+                (folder / f"{kind}-{name}.bin").write_bytes(flat.numpy().tobytes())
+                if name == "with":
+                    count = sum("health" in record for record in sink.records)
+                    (folder / f"{kind}-health.txt").write_text(str(count))
 
 
 def fails_on_the_second(folder: Path) -> None:

@@ -23,6 +23,7 @@ VERBS = {
     "compare": ("groundup.cli.compare:run", "Train two ideas with an equal budget, and tell them apart or not."),
     "sft": ("groundup.cli.sft:run", "Tune a model on conversations; --preview shows the trained tokens."),
     "eval": ("groundup.cli.evaluate:run", "Measure a model on held-out text and questions."),
+    "doctor": ("groundup.cli.doctor:run", "Say what is wrong with a training run, and the fix."),
     "explain": ("groundup.cli.explain:run", "Show a model's forward pass and what each line costs."),
     "pull": ("groundup.cli.pull:run", "Fetch a model from the Hugging Face hub."),
     "report": ("groundup.cli.report:run", "Write the page of a run from what it measured."),

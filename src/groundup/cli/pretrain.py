@@ -26,9 +26,26 @@ def run(
     trust_code: Annotated[
         bool, Parameter(help="run the Python files of parts of kind file (read them first)", negative="")
     ] = False,
+    find_lr: Annotated[
+        bool, Parameter(help="look for a learning rate with a short test of these settings, and end", negative="")
+    ] = False,
     overrides: dict[str, Any],
 ) -> None:
     """Train a model on a corpus. Checkpoints lie beside OUT in OUT.work; the same command resumes from them."""
+    if find_lr:
+        from groundup.recipes.find_rate import find_learning_rate
+
+        find_learning_rate(
+            corpus,
+            tokenizer,
+            out,
+            depth=depth,
+            init_from=init_from,
+            seed=seed,
+            trust_code=trust_code,
+            overrides=overrides,
+        )
+        return
     from groundup.recipes.stages import pretrain_stage
 
     pretrain_stage(

@@ -14,7 +14,7 @@ from groundup.core.interrupt import stop_on_signal
 from groundup.core.metrics import JsonlSink
 from groundup.core.seeds import random_for
 from groundup.data.chat_files import read_conversations
-from groundup.data.corpus import read_corpus
+from groundup.data.corpus import Corpus, read_corpus
 from groundup.model.counts import count_parameters
 from groundup.model.load import read_config
 from groundup.recipes.composition import check_trusted
@@ -22,10 +22,11 @@ from groundup.recipes.corpus import current_shards, read_examples
 from groundup.recipes.dial import settings_for
 from groundup.recipes.evaluation import evaluate_run
 from groundup.recipes.loading import check_not_source, check_writes, open_model
-from groundup.recipes.settings import EvaluationSettings, ExecutionSettings, SftSettings
+from groundup.recipes.settings import EvaluationSettings, ExecutionSettings, SftSettings, SpeedrunSettings
 from groundup.recipes.training import TrainingRun, model_config, pretrain, sft
 from groundup.recipes.tuning import BEFORE_FILE, announce, compare, default_settings
 from groundup.tokenizer import load_tokenizer
+from groundup.tokenizer.base import Tokenizer
 from groundup.tokenizer.chat import default_chat_template, encode_chat, turn_end_id
 from groundup.train.distributed import from_first_process, process_group, rank_and_world_size
 from groundup.train.trainer import TrainResult
@@ -49,6 +50,16 @@ def _check_is_of_this_run(out: Path) -> None:
         )
 
 
+def dialled_settings(
+    corpus: Corpus, tokenizer: Tokenizer, *, depth: int, overrides: dict[str, Any]
+) -> SpeedrunSettings:
+    """The settings of pretraining: the dial's for this corpus and tokenizer, then those given."""
+    given = {"pretrain" if table == "train" else table: values for table, values in overrides.items()}
+    return settings_for(
+        depth, corpus.num_bytes("train"), merge({"tokenizer": {"vocab_size": max(260, tokenizer.vocab_size)}}, given)
+    )
+
+
 def pretrain_stage(
     corpus_folder: Path,
     tokenizer_folder: Path,
@@ -66,10 +77,7 @@ def pretrain_stage(
     check_writable(out)
     _check_is_of_this_run(out)
     work = work_folder(out)
-    given = {"pretrain" if table == "train" else table: values for table, values in overrides.items()}
-    dialled = settings_for(
-        depth, corpus.num_bytes("train"), merge({"tokenizer": {"vocab_size": max(260, tokenizer.vocab_size)}}, given)
-    )
+    dialled = dialled_settings(corpus, tokenizer, depth=depth, overrides=overrides)
     if init_from is None:
         check_trusted(model_config(dialled.model, tokenizer), trust_code)  # before the corpus is tokenised
     shards = work / "shards"

@@ -44,6 +44,7 @@ from groundup.recipes.settings import (
     SftSettings,
     SpeedrunSettings,
 )
+from groundup.recipes.watch import pretraining_monitor, tuning_monitor
 from groundup.tokenizer.base import Tokenizer
 from groundup.tokenizer.chat import ChatTemplate, EncodedChat, Message, default_chat_template
 from groundup.train.config import TrainConfig
@@ -296,6 +297,15 @@ def pretrain(
             "init_from": None if init_from is None else weights_digest(model),
             **code_of(model.config),
         },
+        observer=pretraining_monitor(
+            model,
+            train,
+            validation,
+            settings,
+            run.sink,
+            document_rows=document_rows(shards, settings),
+            is_fresh=init_from is None,
+        ),
     )
     result = trainer.fit()
     trainer.load_best(model)
@@ -335,10 +345,7 @@ def pretraining_source(
 ) -> BatchSource:
     """Windows of the documents, with a share of windows of conversations where the settings ask for it."""
     rank, world_size = rank_and_world_size()
-    has_chat = settings.chat_share > 0 and (shards / "chat" / INDEX).is_file()
-    # Documents keep at least one row of each process.
-    most = settings.batch_size - world_size
-    chat_rows = min(most, round(settings.batch_size * settings.chat_share / world_size) * world_size) if has_chat else 0
+    chat_rows = settings.batch_size - document_rows(shards, settings)
     common: dict[str, Any] = {"context": settings.context, "micro_batch": plan.micro_batch, "seed": seed}
     common |= {"rank": rank, "world_size": world_size}
     documents = TokenWindows(train, batch_size=settings.batch_size - chat_rows, **common)
@@ -347,6 +354,16 @@ def pretraining_source(
     chat = TokenShards(shards / "chat")
     chat.verify()
     return Mixture([documents, TokenWindows(chat, batch_size=chat_rows, **common)], micro_batch=plan.micro_batch)
+
+
+def document_rows(shards: Path, settings: PretrainSettings) -> int:
+    """Windows of documents in a batch; the others hold conversations, where the settings ask for any."""
+    if settings.chat_share == 0 or not (shards / "chat" / INDEX).is_file():
+        return settings.batch_size
+    world_size = rank_and_world_size()[1]
+    # Documents keep at least one row of each process.
+    most = settings.batch_size - world_size
+    return settings.batch_size - min(most, round(settings.batch_size * settings.chat_share / world_size) * world_size)
 
 
 def validation_loss(model: nn.Module, shards: TokenShards, context: int) -> dict[str, float]:
@@ -487,6 +504,7 @@ def sft(
             # The held-out ones choose which weights are kept.
             "conversations": sha256_json([list(map(list, part)) for part in (train, validation)]),
         },
+        observer=tuning_monitor(loaded, chats, train, validation, settings, run.sink),
     )
     trainer.check_resumable()  # before anything is measured or written for this run
     if on_start is not None and rank == 0:
@@ -566,6 +584,7 @@ def _save(
         return
     facts = {
         **lineage,
+        "tokenizer": tokenizer.fingerprint(),
         "parent": None if parent is None else {"folder": str(parent), "lineage": lineage_digest(parent)},
         "settings": settings.to_dict(),
         "execution": plan.to_dict(),

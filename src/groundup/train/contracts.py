@@ -53,6 +53,50 @@ class BatchSource(Protocol):
     def load_state_dict(self, state: dict[str, Any], /) -> None: ...
 
 
+@dataclass(frozen=True)
+class Observed:
+    """What an observer may look at, and must not change.
+
+    Attributes:
+        model: on its device, as it is trained.
+        optimizer: that of the run; its step hooks tell when the weights change.
+        stage: name in metrics.
+        step: updates that earlier runs did.
+        reaches_layers: False where the forward pass is compiled as a whole, so that hooks inside of it see nothing.
+        may_run: False where a forward pass needs the other processes too (shards).
+    """
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    stage: str
+    step: int
+    reaches_layers: bool
+    may_run: bool
+
+
+@runtime_checkable
+class Observer(Protocol):
+    """Watches a run and leaves it as it is: the weights are the same, bit for bit, with and without it.
+
+    The trainer calls it in the first process only. In the order of an update: `before_data`, `before_update`, then
+    forward, backward and the optimizer's step, then `recorded`.
+    """
+
+    def begin(self, run: Observed) -> None: ...
+
+    def before_data(self, step: int) -> None:
+        """Update `step`, counted from 0, is about to ask for its micro-batches."""
+        ...
+
+    def before_update(self, step: int, micro_batches: Sequence[Any]) -> None:
+        """Its micro-batches have come."""
+        ...
+
+    def recorded(self, record: dict[str, Any]) -> list[dict[str, Any]]:
+        """An update or an evaluation was written to the metrics; returns what shall be written beside it."""
+        ...
+
+
 @runtime_checkable
 class Objective(Protocol):
     """What is minimised: the loss sum of a model on one micro-batch."""

@@ -25,7 +25,7 @@ from groundup.core.metrics import MetricsSink
 from groundup.core.seeds import seed_for
 from groundup.train.checkpoint import Checkpoint, CheckpointStore
 from groundup.train.config import TrainConfig
-from groundup.train.contracts import BatchSource, MicroBatch, Objective
+from groundup.train.contracts import BatchSource, MicroBatch, Objective, Observed, Observer
 from groundup.train.distributed import Parallel
 from groundup.train.environment import autocast, planned_environment
 from groundup.train.gradients import diagnose, norm_of, scale
@@ -118,6 +118,7 @@ class Trainer:
         stop: asks for a checkpoint and an end after the update under way.
         replan: go on under `plan` although the checkpoint was made under another one.
         identity: JSON values that must be the same when resumed (hash of the data, ...); a model's config is added.
+        observer: watches the first process, such as `health.monitor.Monitor`.
     """
 
     def __init__(
@@ -137,6 +138,7 @@ class Trainer:
         stop: StopRequest | None = None,
         replan: bool = False,
         identity: dict[str, Any] | None = None,
+        observer: Observer | None = None,
     ) -> None:
         self.model, self.source, self.objective, self.config, self.plan = model, source, objective, config, plan
         self.folder, self.stage, self.sink = folder, stage, sink
@@ -145,6 +147,7 @@ class Trainer:
         self.identity: dict[str, Any] = json.loads(json.dumps(identity or {}))
         if isinstance(model, Configured):
             self.identity["model"] = model.config.to_dict()
+        self.observer = observer
         self.store = CheckpointStore(folder / "checkpoints")
         self.progress = Progress()
 
@@ -167,6 +170,7 @@ class Trainer:
             self._earlier_s = self.progress.elapsed_s
             if self.parallel.rank == 0:  # also at step 0: the run may have been killed before its first checkpoint
                 self.sink.rewind(self.stage, self.progress.step)
+            self._begin_observing()
             try:
                 if self.progress.ended is None:
                     self._train()
@@ -212,10 +216,14 @@ class Trainer:
         """One optimizer update; `step` is counted from 0."""
         self._seed(step)
         self.model.train()
+        if self.observer is not None:
+            self.observer.before_data(step)
         micro_batches = self.source.update(step)
         if not micro_batches:
             raise TrainingError(f"update {step + 1} of {self.stage} has no micro-batches: the source is empty")
         self.parallel.check_micro_batches(len(micro_batches))
+        if self.observer is not None:
+            self.observer.before_update(step, micro_batches)
         total, count, metrics = self._accumulate(micro_batches)
         stop = float(self.stop.requested)
         summed = self.parallel.sum([total, float(count), stop, *metrics.values()])
@@ -311,8 +319,14 @@ class Trainer:
 
     def _write(self, record: dict[str, Any]) -> None:
         if self.parallel.rank == 0:
-            elapsed = round(self.progress.elapsed_s, 3)
-            self.sink.write({"stage": self.stage, "step": self.progress.step, "elapsed_s": elapsed, **record})
+            place = {
+                "stage": self.stage,
+                "step": self.progress.step,
+                "elapsed_s": round(self.progress.elapsed_s, 3),
+            }
+            self.sink.write({**place, **record})
+            for beside in [] if self.observer is None else self.observer.recorded({**place, **record}):
+                self.sink.write({**place, **beside})
 
     def _evaluate_when_due(self) -> bool:
         """Evaluate at the end and every `evaluate_every` updates; returns whether the watched value improved."""
@@ -373,6 +387,21 @@ class Trainer:
             raise failure
         if failed:
             raise TrainingError("the first process could not write the checkpoint; see its error")
+
+    def _begin_observing(self) -> None:
+        if self.parallel.rank != 0:
+            self.observer = None
+        if self.observer is not None:
+            self.observer.begin(
+                Observed(
+                    self.model,
+                    self.optimizer,
+                    self.stage,
+                    self.progress.step,
+                    reaches_layers=not self.plan.compile,
+                    may_run=not self.parallel.sharded,
+                )
+            )
 
     def _newest_step(self) -> int | None:
         """The step to resume, after checking that its plan is this run's."""
