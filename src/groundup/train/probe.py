@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -34,7 +35,7 @@ BFLOAT16_GAIN = 1.1
 PATH_GAIN = 1.04
 #: torch.compile takes half a minute before the first step; it is tried for runs that are predicted to take so long.
 COMPILE_FROM_S = 600.0
-#: Seconds after which a candidate gets no further pass: a large model takes seconds for one, and varies less.
+#: Seconds after the first pass after which a candidate gets no further one: a large model takes seconds for one, and varies less.
 PATIENCE_S = 4.0
 #: Passes of models from this size on take seconds, and few are timed: its precisions are measured twice, in turn and on a quarter
 #: of the rows, and each one's better rate counts. Freed memory is given back too (recipes.training). Timed once each, they came out either way round by a third.
@@ -255,7 +256,7 @@ def native_precisions(device: str) -> tuple[Precision, ...]:
 def _items_per_s(model: nn.Module, objective: Objective, batch: MicroBatch, plan: ExecutionPlan, repeats: int) -> float:
     """Median rate of the passes; 0 when it does not fit into the memory of a GPU."""
     times: list[float] = []
-    count, first = 0, time.perf_counter()
+    count, first = 0, math.inf
     try:
         on_device = batch.to(plan.device)
         for repeat in range(repeats + 1):
@@ -270,6 +271,8 @@ def _items_per_s(model: nn.Module, objective: Objective, batch: MicroBatch, plan
             count = loss.count
             if repeat:
                 times.append(time.perf_counter() - begun)
+            else:  # what compiling or preparing kernels took does not count towards the patience
+                first = time.perf_counter()
     except torch.OutOfMemoryError:
         return 0.0
     finally:

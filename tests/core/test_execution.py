@@ -1,0 +1,27 @@
+"""What is asked of the machine."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from groundup.core.execution import peak_memory_bytes
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the peak is not told there")
+def test_the_peak_of_a_process_is_its_own() -> None:
+    """Linux hands the peak of the parent on in ru_maxrss."""
+    code = (
+        "import subprocess, sys\nfrom groundup.core.execution import peak_memory_bytes\n"
+        "if len(sys.argv) > 1:\n    print(peak_memory_bytes())\n    sys.exit()\n"
+        "before = peak_memory_bytes()\nheld = bytearray(b'x') * 300_000_000\n"
+        "print(peak_memory_bytes() - before)\nsys.stdout.flush()\nsubprocess.run([sys.executable, '-c', CODE, 'child'])\n"
+    )
+    code = f"CODE = {code!r}\n" + code
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    grown, child = map(int, done.stdout.split())
+    assert 290e6 < grown < 400e6
+    assert 0 < child < 200e6
+    assert peak_memory_bytes() > 0
