@@ -120,7 +120,8 @@ def test_ci_runs_the_tests_without_a_terminal() -> None:
 
 def shown_commands(page: Path) -> list[str]:
     """The commands of this project that a page shows in its shell blocks, without their comments."""
-    text = page.read_text(encoding="utf-8")
+    # A command may go on in the next line.
+    text = re.sub(r" *\\\n(> *)?", " ", page.read_text(encoding="utf-8"))
     blocks = re.findall(r"^```(?:console|bash|sh|shell)?\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
     lines = [line.removeprefix("$ ").removeprefix(".venv/bin/") for block in blocks for line in block.splitlines()]
     return [line.split(" #")[0].strip() for line in lines if re.match(r"(groundup|make) \S", line)]

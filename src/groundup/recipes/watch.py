@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from torch import nn
 
 from groundup.align.mask import check_mask
 from groundup.core import console
 from groundup.core.metrics import JsonlSink, MetricsSink, read_jsonl
 from groundup.data.overlap import count_tokens, unigram_entropy
 from groundup.data.shards import TokenShards
-from groundup.model.counts import count_parameters
 from groundup.model.directory import LoadedModel
 from groundup.model.transformer import Transformer
 from groundup.recipes.data_checks import check_conversation_leak, check_leak, check_vocabulary
@@ -43,7 +43,7 @@ def pretraining_monitor(
     """
     facts = RunFacts(
         vocab_size=model.config.vocab_size,
-        parameters=count_parameters(model.config).total,
+        parameters=_num_parameters(model),
         num_steps=settings.num_steps,
         learning_rate=settings.learning_rate,
         max_grad_norm=settings.max_grad_norm,
@@ -79,7 +79,7 @@ def tuning_monitor(
     counts = np.bincount(np.concatenate(trained), minlength=model.config.vocab_size)
     facts = RunFacts(
         vocab_size=model.config.vocab_size,
-        parameters=count_parameters(model.config).total,
+        parameters=_num_parameters(model),
         num_steps=settings.num_steps,
         learning_rate=settings.learning_rate,
         max_grad_norm=settings.max_grad_norm,
@@ -106,3 +106,8 @@ def tell(finding: Finding) -> None:
     """Say a finding on the console, while the run goes on."""
     place = f" at update {finding.where}" if finding.where else ""
     console.warn(f"{finding.rule}{place}: {finding.evidence}. {finding.fix}")
+
+
+def _num_parameters(model: nn.Module) -> int:
+    """Of the module and not of its config, which does not know what is in a part of kind `file`."""
+    return sum(parameter.numel() for parameter in model.parameters())
