@@ -227,12 +227,15 @@ def _quantile(values: list[float], share: float) -> float:
 
 @lru_cache(maxsize=1)
 def operations_per_s() -> float:
-    """float32 operations per second of a large matrix product, the best of several: a floor is what can be done."""
+    """float32 operations per second of a large matrix product, the best of many: a floor is what can be done.
+
+    On a machine that shares its processor a slow second would otherwise make the floor too easy.
+    """
     import torch
 
     size = 1024
     a, b, c = torch.ones(size, size), torch.ones(size, size), torch.empty(size, size)
-    return 2 * size**3 / min(_sample(lambda: torch.mm(a, b, out=c), 3) for _ in range(8))
+    return 2 * size**3 / min(_sample(lambda: torch.mm(a, b, out=c), 3) for _ in range(60))
 
 
 @lru_cache(maxsize=64)

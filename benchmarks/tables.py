@@ -51,8 +51,7 @@ def train_table(result: dict[str, Any]) -> str:
         rows.append(
             [
                 f"training, {name}, {work['plan']}",
-                f"{format_count(work['tokens'] / own)} tokens/s, {of_work[0]['share_of_floor']:.0%} of the float32 floor, "
-                f"{format_bytes(peaks['ours'])}",
+                f"{format_count(work['tokens'] / own)} tokens/s, {format_bytes(peaks['ours'])}",
                 f"transformers: {beside}; {memory}",
             ]
         )
