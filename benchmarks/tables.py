@@ -101,7 +101,7 @@ def comparisons_table(result: dict[str, Any]) -> str:
     """What `groundup compare` said of four published ideas."""
     rows = [
         [
-            f"{one['names'][1]} beside {one['names'][0]}",
+            f"{one['names']['b']} beside {one['names']['a']}",
             one["match"],
             one["verdict"].split(". ")[0].rstrip("."),
         ]
