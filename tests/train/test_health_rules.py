@@ -141,6 +141,9 @@ def test_one_spike_warns_and_many_are_serious() -> None:
             optional={
                 "step": st.one_of(st.integers(-5, 300), st.text(max_size=3), st.none()),
                 "loss": st.one_of(st.floats(), st.none(), st.text(max_size=3), st.booleans()),
+                "lr": st.one_of(st.floats(), st.none(), st.text(max_size=3)),
+                "grad_norm": st.one_of(st.floats(), st.none()),
+                "tokens": st.one_of(st.integers(-5, 10**12), st.floats(), st.none()),
                 "evaluation": st.one_of(st.none(), st.dictionaries(st.sampled_from(["loss", "x"]), st.floats())),
                 "facts": st.dictionaries(st.text(max_size=4), st.integers(), max_size=2),
                 "finding": st.dictionaries(st.text(max_size=4), st.integers(), max_size=2),
@@ -152,6 +155,11 @@ def test_one_spike_warns_and_many_are_serious() -> None:
 )
 def test_no_file_of_metrics_brings_the_rules_down(records: list[dict[str, Any]]) -> None:
     diagnose_history(History("pretrain", records))
+
+
+def test_a_skipped_update_without_a_learning_rate_is_still_reported() -> None:
+    outcome = diagnose_history(History("pretrain", [{"stage": "pretrain", "step": 1, "loss": None}]))
+    assert "non-finite-updates" in [finding.rule for finding in outcome.findings]
 
 
 def test_samples_and_facts_come_back_from_their_records() -> None:

@@ -276,7 +276,9 @@ def _deviation(losses: FloatArray) -> float:
 
 
 def _peak(history: History) -> float:
-    return float(np.nanmax(history.learning_rates))
+    """Highest learning rate of the run; not-a-number where none was recorded."""
+    rates = history.learning_rates[np.isfinite(history.learning_rates)]
+    return float(rates.max()) if len(rates) else math.nan
 
 
 def _recent(history: History) -> float:
