@@ -37,13 +37,14 @@ from groundup.core.execution import (
     machine_fingerprint,
     peak_memory_bytes,
 )
+from groundup.core.files import read_json
 from groundup.core.interrupt import StopRequest
 from groundup.data.batch import Batch
 from groundup.model.counts import flops_per_token
 from groundup.model.hf_config import from_hf
 from groundup.model.transformer import Transformer, assemble
 from groundup.model.weights.files import load_weights
-from groundup.recipes.training import STORED_FROM
+from groundup.recipes.training import STORED_FROM, pass_sizes
 from groundup.train.config import TrainConfig
 from groundup.train.objectives import next_token_loss
 from groundup.train.probe import describe, probe
@@ -149,8 +150,13 @@ def ours_from(peer: Any) -> Transformer:
     """Our model with the peer's weights."""
     with tempfile.TemporaryDirectory() as folder:
         peer.save_pretrained(folder)
-        model = assemble(from_hf(peer.config.to_dict()))
-        load_weights(Path(folder), model)
+        return ours_in(Path(folder))
+
+
+def ours_in(folder: Path) -> Transformer:
+    """Our model with the weights of a directory that the peer was saved to."""
+    model = assemble(from_hf(read_json(folder / "config.json")))
+    load_weights(folder, model)
     return model
 
 
@@ -196,7 +202,7 @@ class Ours:
         paths: Sequence[AttentionPath] = ("fused", "stored") if work.context >= STORED_FROM else ("fused",)
         self.plan = probe(
             model, next_token_loss, make_batch, plan,
-            micro_batches=[work.rows], attentions=paths, compile_for=LONG_RUN_TOKENS,
+            micro_batches=pass_sizes(work.rows, work.context, plan.device), attentions=paths, compile_for=LONG_RUN_TOKENS,
         ).plan  # fmt: skip
         self.sink = Times(work, self.stop)
 
@@ -290,18 +296,18 @@ def _timing(times: list[float]) -> Timing:
     )
 
 
-def peak_of(name: str, side: str) -> int:
-    """Peak memory of a process that runs one segment of one side, in bytes."""
-    command = [sys.executable, "-m", "benchmarks.train", name, "--alone", side]
+def peak_of(name: str, side: str, weights: Path) -> int:
+    """Peak memory of a process that runs one segment of one side, in bytes; ours does not import transformers."""
+    command = [sys.executable, "-m", "benchmarks.train", name, "--alone", side, "--weights", str(weights)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     return int(done.stdout.splitlines()[-1])
 
 
-def alone(work: Workload, side: str) -> None:
+def alone(work: Workload, side: str, weights: Path) -> None:
     """Run one segment of one side and print the peak memory of this process."""
-    peer = make_peer(work)
     with tempfile.TemporaryDirectory() as folder:
-        runner = Ours(work, ours_from(peer), Path(folder)) if side == "ours" else Peer(work, peer, side)
+        runner: Ours | Peer
+        runner = Ours(work, ours_in(weights), Path(folder)) if side == "ours" else Peer(work, make_peer(work), side)
         runner.segment()
     print(peak_memory_bytes())
 
@@ -322,18 +328,21 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("prefix", nargs="?", default="", help="only the workloads whose name begins so")
     parser.add_argument("--alone", choices=["ours", *PEERS], help=argparse.SUPPRESS)
+    parser.add_argument("--weights", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     chosen = {name: work for name, work in WORKLOADS.items() if name.startswith(options.prefix)}
     if not chosen:
         fail(f"no workload begins with {options.prefix!r}: there are {'; '.join(WORKLOADS)}")
         return 2
     if options.alone:
-        alone(next(iter(chosen.values())), options.alone)
+        alone(next(iter(chosen.values())), options.alone, options.weights)
         return 0
     where, rows, more = machine(), list[Row](), dict[str, Any]()
     for name, work in chosen.items():
         measured, plan = measure(name, work)
-        peaks = {side: peak_of(name, side) for side in ("ours", *PEERS)}
+        with tempfile.TemporaryDirectory() as weights:
+            make_peer(work).save_pretrained(weights)
+            peaks = {side: peak_of(name, side, Path(weights)) for side in ("ours", *PEERS)}
         show(measured, work, peaks)
         rows += measured
         more[name] = {"tokens": work.tokens, "peak_bytes": peaks, "plan": describe(plan), "kinds": list(PEERS)}

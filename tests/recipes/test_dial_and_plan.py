@@ -14,8 +14,8 @@ from groundup.model.transformer import build
 from groundup.recipes import plan as plan_module
 from groundup.recipes.dial import approximate_parameters, settings_for, smallest_corpus_bytes, vocabulary_for
 from groundup.recipes.plan import fit_to_budget, make_plan, parse_duration, show_plan
-from groundup.recipes.settings import ModelSettings, SpeedrunSettings
-from groundup.recipes.training import shape_config
+from groundup.recipes.settings import ExecutionSettings, ModelSettings, SpeedrunSettings
+from groundup.recipes.training import pass_sizes, settled_execution, shape_config, unprobed_plan
 from groundup.train.probe import ProbeResult
 
 depths, sizes = st.integers(1, 64), st.integers(1_000, 10**11)
@@ -194,3 +194,30 @@ def test_durations(text: str, seconds: float) -> None:
 def test_what_is_no_duration(text: str) -> None:
     with pytest.raises(UsageError, match="5m"):
         parse_duration(text)
+
+
+@pytest.mark.parametrize(
+    ("rows", "context", "device", "sizes"),
+    [
+        (8, 256, "cpu", [8]),
+        (16, 256, "cpu", [8]),
+        (32, 256, "cpu", [8, 16, 32]),
+        (12, 512, "cpu", [4, 8, 12]),
+        (4, 4096, "cpu", [1, 2, 4]),
+        (16, 256, "cuda", [16]),
+        (512, 1024, "cuda", [256, 512]),
+        (1, 8192, "cuda", [1]),
+    ],
+)
+def test_small_updates_have_one_size_of_pass(rows: int, context: int, device: str, sizes: list[int]) -> None:
+    assert pass_sizes(rows, context, device) == sizes
+
+
+def test_a_stage_runs_under_everything_that_the_probe_chose() -> None:
+    plan = fake_probe(1_000.0).plan.replace(matmul="onednn", attention="stored", compile=True, threads=2)
+    settled = settled_execution(ExecutionSettings(), plan.to_dict(), rows=8)
+    again = unprobed_plan(settled, 32)
+    assert again.replace(machine="") == plan.replace(machine="")
+    tuning = settled_execution(ExecutionSettings(), plan.to_dict(), rows=16, may_compile=False)
+    assert tuning.compile == "off" and tuning.micro_batch == 16
+    assert settled_execution(ExecutionSettings(compile="on"), plan.to_dict(), rows=8, may_compile=False).compile == "on"

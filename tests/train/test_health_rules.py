@@ -124,6 +124,13 @@ def test_a_tuned_model_is_judged_as_one() -> None:
     assert "loss-at-start" in found(history([7.5, *curve()[1:]], facts=tuned))
 
 
+def test_answers_that_can_be_copied_are_no_leak() -> None:
+    """Tuning on questions whose answers stand in them ends near a twentieth of the unigram entropy; a leak ends at zero."""
+    tuned = RunFacts(**(FACTS.to_dict() | {"is_fresh": False}))
+    assert "too-good" not in found(history([*curve()[:40], *([0.1] * 160)], facts=tuned))
+    assert "too-good" in found(history([*curve()[:40], *([0.002] * 160)], facts=tuned))
+
+
 def test_one_spike_warns_and_many_are_serious() -> None:
     losses = curve()
     for step in range(60, 200, 30):

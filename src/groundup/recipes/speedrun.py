@@ -33,8 +33,17 @@ from groundup.recipes.dial import check_overrides, settings_for, smallest_corpus
 from groundup.recipes.evaluation import evaluate_run
 from groundup.recipes.plan import Plan, fit_to_budget, make_plan, show_plan
 from groundup.recipes.report import write_report
-from groundup.recipes.settings import CorpusSettings, ExecutionSettings, SpeedrunSettings
-from groundup.recipes.training import LONGEST_CONVERSATION, TrainingRun, pretrain, sft, shape_config, tuning_rows
+from groundup.recipes.settings import CorpusSettings, SpeedrunSettings
+from groundup.recipes.training import (
+    LONGEST_CONVERSATION,
+    TrainingRun,
+    pretrain,
+    settled_execution,
+    sft,
+    shape_config,
+    tuning_rows,
+    unprobed_plan,
+)
 from groundup.tokenizer import load_tokenizer
 from groundup.tokenizer.chat import Message, default_chat_template, encode_chat
 
@@ -232,7 +241,7 @@ class _Speedrun:
 
     def _pretrain(self, settings: SpeedrunSettings, plan: Plan) -> None:
         shards, out = self.run.path / "shards", self.run.path / "base"
-        execution = settled_execution(settings, plan, rows=int(plan.execution["micro_batch"]))
+        execution = settled_execution(settings.execution, plan.execution, rows=int(plan.execution["micro_batch"]))
         indices = sorted(shards.rglob("index.json"))
         inputs = {
             "shards": [sha256_file(path) for path in indices],
@@ -267,7 +276,10 @@ class _Speedrun:
 
     def _sft(self, corpus: Corpus, settings: SpeedrunSettings, plan: Plan) -> None:
         base, out = self.run.path / "base", self.run.path / "chat"
-        execution = settled_execution(settings, plan, rows=self._tuning_rows(settings, plan))
+        # Batches of tuning are short and of many shapes: attention that stores its pattern, and compiling, are for long ones.
+        rows = settings.execution.micro_batch or self._tuning_rows(settings, plan)
+        chosen = plan.execution | {"attention": unprobed_plan(settings.execution, rows).attention}
+        execution = settled_execution(settings.execution, chosen, rows=rows, may_compile=False)
         inputs = {
             "parent": sha256_file(base / "model.safetensors"),
             "chat": sha256_file(corpus.folder / "chat" / "train.jsonl"),
@@ -382,21 +394,6 @@ class _Speedrun:
             ["talk to it", f"groundup chat {path / 'chat'}"],
         ]
         console.facts(rows)
-
-
-def settled_execution(settings: SpeedrunSettings, plan: Plan, *, rows: int) -> ExecutionSettings:
-    """The execution settings with what the probe chose filled in, so that no stage probes again.
-
-    Args:
-        rows: sequences in one pass, where the user did not say.
-    """
-    chosen = plan.execution
-    return settings.execution.replace(
-        device=chosen["device"],
-        precision=chosen["precision"],
-        threads=chosen["threads"],
-        micro_batch=settings.execution.micro_batch or rows,
-    )
 
 
 def remove_folder(folder: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,9 +60,12 @@ EVALUATION_ROWS = 16
 STORED_FROM, STORED_TO = 256, 1_024
 # Tokens in one pass of tuning on a CPU, where more are no faster and need more memory (docs/experiments.md).
 TUNING_TOKENS = 5_120
-# Fewer tokens than this are one pass: the order of sums then does not hang on a measurement, so that the same command
-# gives the same weights again.
-ONE_PASS_TOKENS = 4_096
+# Tokens of one pass of pretraining on a CPU: half as many are up to 8 % slower in small models, twice as many no faster
+# and need nearly twice the memory (docs/experiments.md).
+PASS_TOKENS = 2_048
+# Updates of up to so many tokens are split by the rule alone, and on a GPU not at all: the order of sums then does not hang
+# on a measurement, so that the same command gives the same weights again.
+UNMEASURED_TOKENS = 4_096
 # Tokens of a conversation that are trained on where the user did not say: memory grows with them.
 LONGEST_CONVERSATION = 1_024
 # What a validation pass may cost: more tokens make the curve no smoother to the eye.
@@ -152,11 +155,7 @@ def probe_plan(
         return Batch(inputs=ids[:, :-1], targets=ids[:, 1:].where(is_trained, IGNORE_INDEX))
 
     per_process = max(1, rows // plan.world_size)
-    sizes = [settings.micro_batch or per_process]
-    if settings.micro_batch is None and per_process * context > ONE_PASS_TOKENS:
-        sizes.insert(0, per_process // 2)
-    if settings.micro_batch is None and per_process >= 8 and is_large(model):
-        sizes.insert(0, per_process // 4)  # less memory, and on some machines faster by half
+    sizes = [settings.micro_batch] if settings.micro_batch else pass_sizes(per_process, context, plan.device)
     # Shorter contexts gain nothing by it, and longer ones would store too much.
     tries_compile = may_compile and settings.compile == "auto"
     may_store = settings.attention == "auto" and plan.device == "cpu" and STORED_FROM <= context <= STORED_TO
@@ -172,6 +171,50 @@ def probe_plan(
         compile_for=round(config.num_steps * rows * context * trained_share) if tries_compile else None,
         config=config,
     )
+
+
+def settled_execution(
+    asked: ExecutionSettings, chosen: Mapping[str, Any], *, rows: int, may_compile: bool = True
+) -> ExecutionSettings:
+    """The settings with everything filled in that a probe chose, so that a stage under them does not probe again.
+
+    Args:
+        asked: by the user.
+        chosen: fields of the probe's execution plan.
+        rows: sequences in one pass.
+        may_compile: False for a stage whose batches have many shapes: it is compiled only where the user says "on".
+    """
+    compiled = asked.compile
+    if compiled == "auto":
+        compiled = "on" if may_compile and chosen["compile"] else "off"
+    return asked.replace(
+        device=chosen["device"],
+        precision=chosen["precision"],
+        threads=chosen["threads"],
+        micro_batch=rows,
+        matmul=chosen["matmul"],
+        attention=chosen["attention"],
+        compile=compiled,
+    )
+
+
+def pass_sizes(rows: int, context: int, device: str) -> list[int]:
+    """Micro-batches worth trying, from small to large; a single one for small updates.
+
+    Args:
+        rows: of one update and process.
+        context: tokens of a row.
+        device: where it runs.
+    """
+    tokens = rows * context
+    if device == "cpu":
+        smallest = max(1, min(rows, PASS_TOKENS // context))
+    else:
+        smallest = rows if tokens <= UNMEASURED_TOKENS else max(1, rows // 2)
+    sizes = [smallest]
+    while tokens > UNMEASURED_TOKENS and sizes[-1] < rows:
+        sizes.append(min(rows, 2 * sizes[-1]))
+    return sizes
 
 
 def settled_plan(

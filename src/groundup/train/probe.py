@@ -42,8 +42,8 @@ PATIENCE_S = 4.0
 LARGE_MODEL_PARAMETERS = 50_000_000
 #: Parameters on which an update of the optimizer is timed.
 OPTIMIZER_SAMPLE = 20_000_000
-#: A smaller micro-batch is taken when it is at most this much slower than the fastest, since it needs less memory.
-SMALLER_LOSS = 1.03
+#: A larger micro-batch must be this much faster than the one before it, since it needs more memory.
+LARGER_GAIN = 1.03
 
 
 @dataclass(frozen=True)
@@ -98,9 +98,10 @@ def probe(
 ) -> ProbeResult:
     """Measure candidates and return the plan with the fastest ones filled in.
 
-    Precision and the library of the products are chosen first, at the middle micro-batch, then the kernel of attention,
-    then the micro-batch, then whether to compile. The model's weights stay as they are. A candidate that does not fit
-    into the memory of a GPU is left out.
+    Precision and the library of the products are chosen first, at the smallest micro-batch, then the kernel of attention,
+    then the micro-batch, from small to large as long as more rows gain, so that the probe itself needs little more memory
+    than the run, then whether to compile. The model's weights stay as they are. A candidate that does not fit into the
+    memory of a GPU is left out.
 
     Args:
         model: the one to be trained.
@@ -128,20 +129,23 @@ def probe(
         model.to(plan.device).train()
         bench = _Bench(model, objective, make_batch, repeats)
         ways = _ways(plan, precisions or native_precisions(plan.device), matmuls)
-        middle = sizes[len(sizes) // 2]
-        rows, rounds = (max(1, middle // 4), 2) if is_large(model) and len(ways) > 1 else (middle, 1)
+        smallest = sizes[0]
+        rows, rounds = (max(1, smallest // 4), 2) if is_large(model) and len(ways) > 1 else (smallest, 1)
         chosen, rate = bench.fastest([way.replace(micro_batch=rows) for way in ways], rounds)
         others = [chosen.replace(attention=path) for path in attentions if path != chosen.attention]
         if others:
             chosen, rate = bench.fastest([chosen, *others], 1, {chosen: rate})
-        by_size = {s: rate if s == rows else bench.rate(chosen.replace(micro_batch=s)) for s in sizes}
-        fastest = max(by_size.values())
-        if fastest == 0:
+        chosen, rate = chosen.replace(micro_batch=smallest), rate if rows == smallest else 0.0
+        rate = rate or bench.rate(chosen)
+        for size in sizes[1:]:
+            larger = bench.rate(chosen.replace(micro_batch=size))
+            if larger < rate * LARGER_GAIN:
+                break
+            chosen, rate = chosen.replace(micro_batch=size), larger
+        if rate == 0:
             raise TrainingError(
-                f"no micro-batch of {sizes} rows fits into the memory of {plan.device}: use smaller ones"
+                f"{smallest} rows do not fit into the memory of {plan.device}: use smaller micro-batches"
             )
-        size = min(s for s, rate in by_size.items() if rate * SMALLER_LOSS >= fastest)
-        chosen, rate = chosen.replace(micro_batch=size), by_size[size]
         if compile_for is not None and not chosen.compile:
             predicted_s = compile_for / (rate * plan.world_size)
             chosen, rate = bench.compiled_where_it_pays(chosen, rate, predicted_s)

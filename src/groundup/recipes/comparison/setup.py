@@ -30,7 +30,7 @@ from groundup.recipes.comparison.ideas import Idea, code_hashes, sizes_of
 from groundup.recipes.corpus import current_shards, make_corpus, make_tokenizer, source_fingerprint
 from groundup.recipes.plan import MIN_STEPS
 from groundup.recipes.settings import CorpusSettings, ExecutionSettings
-from groundup.recipes.training import EVALUATION_TOKENS, probe_plan
+from groundup.recipes.training import EVALUATION_TOKENS, probe_plan, settled_execution
 from groundup.tokenizer import load_tokenizer
 from groundup.tokenizer.base import Tokenizer
 from groundup.train.probe import ProbeResult
@@ -235,14 +235,7 @@ def _probe_both(
             )
             ticker.advance(1)
         probes.append(probe)
-        plan = probe.plan
-        settled = {
-            "device": plan.device,
-            "precision": plan.precision,
-            "threads": plan.threads,
-            "micro_batch": plan.micro_batch,
-            "compile": asked.compile,
-        }
+        settled = settled_execution(asked, probe.plan.to_dict(), rows=probe.plan.micro_batch).to_dict()
         execution[side.key] = settled
         common = common or settled
     return (probes[0], probes[1]), execution

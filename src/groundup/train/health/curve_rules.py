@@ -21,6 +21,9 @@ NEAR_UNIGRAMS = 0.97
 SLOW, FAST = 5e-4, 0.05
 #: A spike stands out by so many robust standard deviations of the updates before it, and by so much of their median.
 SPIKE_DEVIATIONS, SPIKE_SHARE, SPIKE_WINDOW = 8.0, 0.1, 25
+#: Losses below this share of what frequencies alone give come from a leak. Answers that are copied from the question are
+#: nearly certain to a tuned model: the default speedrun's tuning ends at 0.045.
+TOO_GOOD, TOO_GOOD_TUNED = 0.05, 0.005
 #: Passes over the same text after which more add nothing (Muennighoff et al. 2023, arXiv:2305.16264, section 6).
 USELESS_PASSES = 16
 
@@ -184,7 +187,8 @@ def too_good(history: History) -> Finding | None:
     """A loss near zero before the data was read twice: the answer stands in the input."""
     passes = history.passes
     losses, steps = _finite(history)
-    low = np.flatnonzero(_running_median(losses, 5) < 0.05 * _unigrams(history))
+    share = TOO_GOOD if history.facts is not None and history.facts.is_fresh else TOO_GOOD_TUNED
+    low = np.flatnonzero(_running_median(losses, 5) < share * _unigrams(history))
     if passes is None or len(low) == 0:
         return None
     then = passes * float(history.tokens[low[0]] / history.tokens[-1])
@@ -193,8 +197,8 @@ def too_good(history: History) -> Finding | None:
     return Finding(
         "too-good",
         "serious",
-        f"after {then:.2g} passes over the data the loss is {losses[low[0]]:.3f}, a twentieth of what frequencies alone give "
-        f"({_unigrams(history):.2f})",
+        f"after {then:.2g} passes over the data the loss is {losses[low[0]]:.3g}, under {share:g} of what frequencies alone "
+        f"give ({_unigrams(history):.2f})",
         "see whether the targets are shifted by one, attention is causal, and the text is not one sentence repeated",
         int(steps[low[0]]),
     )
