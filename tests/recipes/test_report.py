@@ -83,6 +83,26 @@ def test_the_summary_says_the_numbers(page: Page) -> None:
     ) in page.text
 
 
+FINDING = {
+    "rule": "loss-spikes", "severity": "serious", "evidence": "4 updates stand far above", "fix": "lower learning_rate",
+    "first_step": 1200, "last_step": 1800,
+}  # fmt: skip
+
+
+def test_findings_stand_beside_the_curves(tmp_path: Path, run: Path, no_charts: None) -> None:
+    """The page says what the rules found while it ran, that they found nothing, or nothing where nobody watched."""
+    place = {"stage": "pretrain", "step": 900}
+    warning = {**FINDING, "rule": "overfit", "severity": "warning", "first_step": None, "last_step": None}
+    hostile = [{"rule": 3}, {**FINDING, "first_step": "<b>"}, {**FINDING, "evidence": ["x"]}, {"x": 1}]
+    records = [*example.metrics(), {"stage": "sft", "step": 1, "facts": {"vocab_size": 5}}]
+    records += [{**place, "finding": finding} for finding in (*hostile, warning, FINDING)]
+    text = page_of(changed(tmp_path, run, "metrics.jsonl", records)).text
+    assert "2 findings while it ran." in text and "<b>" not in text
+    rows = ["loss-spikes (serious) 1,200 to 1,800 4 updates stand far above lower learning_rate", "overfit (warning) 4 updates"]
+    assert text.index(rows[0]) < text.index(rows[1])
+    assert text.count("No rule of groundup doctor found anything wrong") == 1
+
+
 def test_tiles_carry_the_difference(page: Page) -> None:
     assert "95% interval 68–75%; chat against the span baseline: +46 points" in page.text
     assert "best baseline: 2.01 (xz primed with the training text)" in page.text

@@ -26,6 +26,7 @@ from groundup.recipes.report.words import (
     significant,
     size,
 )
+from groundup.train.health.finding import Finding
 
 STAGES = ("corpus", "tokenizer", "pretrain", "sft", "eval", "report")
 _TOKENIZERS = {
@@ -39,12 +40,19 @@ _TRAINING = {"pretrain": "Pretraining", "sft": "Tuning on conversations"}
 
 @dataclass(frozen=True)
 class Stage:
-    """Charts and facts of one stage of training."""
+    """Charts and facts of one stage of training.
+
+    Attributes:
+        health: what the rules of `groundup doctor` found while it ran, in a sentence; empty where nobody watched.
+        findings: the evidence and the fix of each finding.
+    """
 
     key: str
     title: str
     text: str
     charts: list[Chart]
+    health: str
+    findings: Table
 
 
 # ------------------------------------------------------------------------------------------ plan, stages
@@ -210,10 +218,23 @@ def training_stages(files: RunFiles) -> list[Stage]:
         title = _TRAINING.get(name, label(name))
         charts = charts_of(f"curve{index}", title, rows)
         if charts:
-            stages.append(
-                Stage(f"training-{index}", title, _stage_text(rows, files.object("stages.json").get(name)), charts)
-            )
+            text = _stage_text(rows, files.object("stages.json").get(name))
+            stages.append(Stage(f"training-{index}", title, text, charts, *_health(rows)))
     return stages
+
+
+def _health(rows: list[Record]) -> tuple[str, Table]:
+    """What was found while a stage ran, in a sentence and as a table."""
+    table = Table("Serious ones first; the updates are those of the first report.", ("rule", "updates", "seen", "what helps"))
+    read = [Finding.from_record(row["finding"]) for row in rows if isinstance(row.get("finding"), dict)]
+    found = sorted((finding for finding in read if finding), key=lambda finding: finding.severity != "serious")
+    for finding in found:
+        name = f"{label(finding.rule)} ({label(finding.severity)})"
+        table.add(name, label(finding.where), label(finding.evidence, 300), label(finding.fix, 300))
+    if found:
+        return f"{len(found)} finding{'s' * (len(found) > 1)} while it ran.", table
+    watched = any(isinstance(row.get("facts"), dict) for row in rows)
+    return "No rule of groundup doctor found anything wrong while it ran." if watched else "", table
 
 
 def charts_of(key: str, title: str, rows: list[Record]) -> list[Chart]:

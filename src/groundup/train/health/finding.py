@@ -44,9 +44,15 @@ class Finding:
     def from_record(cls, value: dict[str, Any]) -> Finding | None:
         """Read what `to_dict` wrote; None where it is something else."""
         try:
-            return cls(**value)
+            finding = cls(**value)
         except TypeError:
             return None
+        words = (finding.rule, finding.severity, finding.evidence, finding.fix)
+        steps = (finding.first_step, finding.last_step)
+        is_sound = all(isinstance(word, str) for word in words) and all(
+            step is None or (isinstance(step, int) and not isinstance(step, bool)) for step in steps
+        )
+        return finding if is_sound else None
 
 
 @dataclass(frozen=True)
