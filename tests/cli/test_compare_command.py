@@ -26,7 +26,7 @@ TABLES: dict[str, dict[str, Any]] = {
         "intermediate_size": 64,
         "max_position_embeddings": 64,
     },
-    "train": {"context": 32, "batch_size": 4, "num_steps": 16, "checkpoint_every": 4, "evaluate_every": 8},
+    "train": {"context": 32, "batch_size": 4, "num_steps": 16, "checkpoint_every": 4, "evaluate_every": 8, "optimizer": "adamw"},
     "execution": {"threads": 1, "precision": "float32", "micro_batch": 4},
 }
 
@@ -181,6 +181,39 @@ def test_equal_time_is_corrected_and_what_remains_is_said(house: Path, tmp_path:
     assert ("The budgets are not equal" in (tmp_path / "out" / "comparison.html").read_text()) == (
         not found["budget"]["is_equal"]
     )
+
+
+def test_each_idea_may_have_a_tokenizer_of_its_own(house: Path, tmp_path: Path) -> None:
+    """Equal tokens are then other bytes of text, and only bits per byte compare the two."""
+    small = file(tmp_path, "small", tokenizer={"vocab_size": 300})
+    large = file(tmp_path, "large", tokenizer={"vocab_size": 400})
+    call = ["compare", small, large, "--corpus", house / "corpus", "--out", tmp_path / "out", "--seeds", "1"]
+    done = run_here(*map(str, call))
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "out" / "comparison.json").read_text())
+    assert [one["name"] for one in found["differs"]] == ["tokenizer.vocab_size"]
+    assert found["costs"]["a"]["tokens"] == found["costs"]["b"]["tokens"]
+    sizes = [json.loads(path.read_text())["vocab_size"] for path in (tmp_path / "out").glob("runs/*/model/config.json")]
+    assert sorted(sizes) == [300, 400] and len(list((tmp_path / "out").glob("tokenizer-*"))) == 2
+    assert not any("the same windows" in sentence for sentence in found["same"])
+
+
+def test_a_comparison_of_another_machine_goes_on_only_under_a_new_plan(house: Path, tmp_path: Path) -> None:
+    call = arguments(house, "base", "near", tmp_path / "out", "--seeds", "1")
+    process = subprocess.Popen(command(*call), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment())
+    runs, deadline = tmp_path / "out" / "runs", time.monotonic() + 120
+    while not list(runs.glob("b-seed0/checkpoints/step-*")) and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.002)
+    process.kill()
+    process.wait(timeout=60)
+    plans = list(runs.glob("b-seed0/plan.json"))
+    assert len(plans) == 1 and not (tmp_path / "out" / "comparison.json").exists()
+    plans[0].write_text(json.dumps({**json.loads(plans[0].read_text()), "machine": "another"}))
+    done = run_here(*call)
+    assert done.returncode == 1 and "another" in done.stderr and "--replan" in done.stderr
+    done = run_here(*call, "--replan")
+    assert done.returncode == 0 and "base, seed 0: finished before" in done.stdout, done.stderr
+    assert (tmp_path / "out" / "comparison.json").is_file()
 
 
 def test_the_same_file_twice_differs_in_nothing(house: Path, tmp_path: Path) -> None:

@@ -21,8 +21,9 @@ HEAD_DIM = 64
 HEADS_PER_LAYER = 0.75
 # The reading of one's own prompt needs two layers of attention (Olsson et al. 2022, arXiv:2209.11895).
 MIN_LAYERS = 2
-# Text seen per update: small models want many small updates.
-TOKENS_PER_UPDATE = 2048
+# Text seen per update: small models want many small updates. Muon's share of an update's operations grows with the width
+# over the tokens (docs/concepts/muon.md), so that wider models than this get larger ones.
+TOKENS_PER_UPDATE, WIDTH_OF_UPDATE = 2048, 192
 # Passes over a small corpus: with this weight decay the held-out loss still falls in the sixth (docs/experiments.md);
 # Muennighoff et al. 2023, arXiv:2305.16264, find up to 4 as good as new text.
 MAX_EPOCHS = 6.0
@@ -31,6 +32,10 @@ TOKENS_PER_PARAMETER = 20
 # GPT-2 has 65 tokens for each unit of its width, Llama 3 8B 31, and a small model has less to spare for rare words.
 TOKENS_PER_WIDTH = 32
 CHAT_SHARE = 0.25
+# Muon learns more from an update than AdamW; on updates of 2,048 tokens three of its iterations cost a tenth of the time,
+# five a fifth, and learn no more (docs/experiments.md).
+MUON = {"muon_momentum": 0.9, "muon_iterations": 3}
+MATRIX_RATE = 2.0
 # Five times the usual: with several passes over little text it lowers the held-out loss (docs/experiments.md);
 # "Pre-training under infinite compute" (Kim et al. 2025) reports the same at scale.
 WEIGHT_DECAY = 0.5
@@ -74,18 +79,21 @@ def settings_for(depth: int, text_bytes: int, overrides: dict[str, Any] | None =
     corpus_tokens = text_bytes / (1.0 if chars else BYTES_PER_TOKEN)
     parameters = approximate_parameters(model, tokenizer["vocab_size"])
     tokens = min(MAX_EPOCHS * corpus_tokens, TOKENS_PER_PARAMETER * parameters) / (1 - CHAT_SHARE)
-    # muP's rule for AdamW: the rate of the matrices falls with the width (Yang et al. 2022, arXiv:2203.03466).
+    # muP's rule for AdamW: the rate of the matrices falls with the width (Yang et al. 2022, arXiv:2203.03466). Muon's updates
+    # are as large as AdamW's, so that it holds for them too.
     learning_rate = 4e-3 * min(1.0, (192 / hidden)) ** 0.5
-    steps = max(50, round(tokens / TOKENS_PER_UPDATE))
+    rows = max(1, round(TOKENS_PER_UPDATE * max(1.0, hidden / WIDTH_OF_UPDATE) / context))
+    steps = max(50, round(tokens / (rows * context)))
     base: dict[str, Any] = {
         "depth": depth,
         "tokenizer": tokenizer,
         "model": model,
         "pretrain": {
             "context": context,
-            "batch_size": max(1, TOKENS_PER_UPDATE // context),
+            "batch_size": rows,
             "chat_share": CHAT_SHARE,
             "num_steps": steps,
+            "optimizer": "muon",
             "learning_rate": round(learning_rate, 6),
             "min_learning_rate_ratio": 0.05,
             "schedule": "cosine",
@@ -94,6 +102,9 @@ def settings_for(depth: int, text_bytes: int, overrides: dict[str, Any] | None =
         "sft": {"num_steps": 600, "learning_rate": round(learning_rate / 2, 6), "min_learning_rate_ratio": 0.0},
     }
     merged = merge(base, overrides)
+    if merged["pretrain"]["optimizer"] == "muon":
+        rate = round(MATRIX_RATE * merged["pretrain"]["learning_rate"], 6)
+        merged["pretrain"] = {"matrix_learning_rate": rate, **MUON, **merged["pretrain"]}
     # Places beyond the training window were never seen; text is read in windows of its size.
     merged["evaluation"] = {"context": merged["pretrain"]["context"], **merged.get("evaluation", {})}
     for stage, every in (("pretrain", 8), ("sft", 4)):

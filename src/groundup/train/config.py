@@ -31,6 +31,9 @@ class TrainConfig(Config):
         None, gt=0, description="muon: peak learning rate of the matrices (none: learning_rate)"
     )
     muon_momentum: float = Field(0.95, ge=0, lt=1, description="Muon: memory of the mean gradient")
+    muon_iterations: int = Field(
+        5, ge=1, le=20, description="Muon: steps towards an orthogonal update; 3 are cheaper and often as good"
+    )
     weight_decay: float = Field(0.1, ge=0, description="decoupled weight decay of matrices (vectors have none)")
     beta1: float = Field(0.9, ge=0, lt=1, description="AdamW: memory of the mean gradient")
     beta2: float = Field(0.95, ge=0, lt=1, description="AdamW: memory of the squared gradient")

@@ -21,35 +21,40 @@ NUM_ITERATIONS = 5
 _EPSILON = 1e-7
 
 
-def orthogonalize(matrix: Float[Tensor, "M N"]) -> Float[Tensor, "M N"]:
+def orthogonalize(matrix: Float[Tensor, "M N"], iterations: int = NUM_ITERATIONS) -> Float[Tensor, "M N"]:
     """The nearest orthogonal matrix, nearly: U V^T of the singular value decomposition U S V^T.
 
     Newton-Schulz: X <- a X + (b X X^T + c (X X^T)^2) X, begun with the matrix at length one.
 
     Args:
         matrix: of any shape; the iteration runs on the wider orientation, whose X X^T is the smaller one.
+        iterations: each brings singular values nearer to 1: after 5 those from a thousandth of the length on are between
+            0.5 and 1.2, after 3 those from a hundredth on.
     """
     a, b, c = COEFFICIENTS
     x: Tensor = _lying(matrix)
     x = x / torch.linalg.matrix_norm(x).clamp(min=_EPSILON)
-    for _ in range(NUM_ITERATIONS):
+    for _ in range(iterations):
         gram = x @ x.mT
         x = a * x + (b * gram + c * gram @ gram) @ x
     return x.mT if matrix.shape[0] > matrix.shape[1] else x
 
 
-def orthogonalize_each(matrices: Sequence[Tensor]) -> list[Tensor]:
+def orthogonalize_each(matrices: Sequence[Tensor], *, iterations: int = NUM_ITERATIONS) -> list[Tensor]:
     """`orthogonalize` of each matrix; it defines what `orthogonalize_together` returns."""
-    return [orthogonalize(matrix) for matrix in matrices]
+    return [orthogonalize(matrix, iterations) for matrix in matrices]
 
 
-def orthogonalize_together(matrices: Sequence[Tensor], dtype: torch.dtype | None = None) -> list[Tensor]:
+def orthogonalize_together(
+    matrices: Sequence[Tensor], dtype: torch.dtype | None = None, *, iterations: int = NUM_ITERATIONS
+) -> list[Tensor]:
     """The same with one product for all matrices of a shape, tall ones lying down: fewer and larger products.
 
     Args:
         matrices: of any shapes.
         dtype: of the products; by default that of the matrices. bfloat16, as in torch's Muon, is exact enough for an
             update (the iteration itself leaves singular values between 0.7 and 1.2).
+        iterations: as in `orthogonalize`.
     """
     a, b, c = COEFFICIENTS
     by_shape: dict[tuple[int, int], list[int]] = {}
@@ -62,7 +67,7 @@ def orthogonalize_together(matrices: Sequence[Tensor], dtype: torch.dtype | None
         x = torch.stack(wide)  # n M N
         x = x / torch.linalg.vector_norm(x, dim=(1, 2), keepdim=True).clamp(min=_EPSILON)
         x = x.to(dtype or x.dtype)
-        for _ in range(NUM_ITERATIONS):
+        for _ in range(iterations):
             gram = x @ x.mT
             x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
         for index, row in zip(indices, x.to(matrices[indices[0]].dtype), strict=True):

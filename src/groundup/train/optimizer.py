@@ -162,7 +162,7 @@ class Optimizer(torch.optim.Optimizer):
             momentum=self.config.muon_momentum,
         )
         wholes = [whole(direction, like) for direction, like in zip(directions, parameters, strict=True)]
-        updates = orthogonalize_together(wholes, self.product_dtype)
+        updates = orthogonalize_together(wholes, self.product_dtype, iterations=self.config.muon_iterations)
         own = [own_part(update, parameter) for update, parameter in zip(updates, parameters, strict=True)]
         values = [local(parameter) for parameter in parameters]
         torch._foreach_mul_(own, [-group["lr"] * update_scale(parameter.shape) for parameter in parameters])
