@@ -1,6 +1,7 @@
 """The held-out curves of the shipped recipes, which `groundup doctor` lays runs of the same recipe beside.
 
 python -m benchmarks.reference_curves NAME [--seeds 0,1,2]   writes src/groundup/recipes/reference_curves/NAME.json
+python -m benchmarks.reference_curves NAME --runs RUN ...    the same from speedruns of that recipe that have ended
 
 NAME is one of `RECIPES`. Corpora, tokenizers and checkpoints lie in runs/reference; the same command goes on from where
 it was stopped, and a finished seed is not trained again.
@@ -11,13 +12,16 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from groundup import __version__
 from groundup.core import console
 from groundup.core.config import merge
+from groundup.core.errors import UsageError
 from groundup.core.execution import keep_freed_memory, machine_fingerprint
 from groundup.core.files import write_json
 from groundup.core.interrupt import stop_on_signal
@@ -32,6 +36,7 @@ from groundup.recipes.settings import CorpusSettings
 from groundup.recipes.training import TrainingRun, pretrain
 from groundup.tokenizer import load_tokenizer
 from groundup.train.health.history import History
+from groundup.train.resume import differences
 
 CURVES = Path(reference.__file__).parent / "reference_curves"
 #: Recipe -> the command that runs it, and its settings where they differ from those of the dial.
@@ -82,19 +87,34 @@ def curve_of(data: Path, folder: Path, overrides: dict[str, Any], seed: int) -> 
     return History("pretrain", read_jsonl(work / "metrics.jsonl")), recorded_state(work)
 
 
-def make_reference(name: str, seeds: list[int], folder: Path) -> Reference:
-    """Run a recipe with every seed and join the curves."""
-    command, overrides = RECIPES[name]
+def finished(run: Path) -> tuple[History, dict[str, Any]]:
+    """The history of the pretraining of a speedrun, and the state of its last checkpoint."""
+    return History("pretrain", read_jsonl(run / "metrics.jsonl")), recorded_state(run / "pretrain")
+
+
+def make_reference(name: str, curves: dict[str, Callable[[], tuple[History, dict[str, Any]]]]) -> Reference:
+    """Join the curves of a recipe.
+
+    Args:
+        name: of the recipe.
+        curves: label of a run -> what runs it or reads it.
+
+    Raises:
+        UsageError: where two of them differ in what decides the curve.
+    """
+    command = RECIPES[name][0]
     values, tokens = list[list[float]](), list[int]()
     settings = dict[str, Any]()
-    for seed in seeds:
-        history, state = curve_of(folder / name, folder / f"{name}-{seed}", merge(overrides, {}), seed)
+    for label, curve in curves.items():
+        history, state = curve()
+        if settings and settings != settings_of(state):
+            raise UsageError(f"{label} is of another recipe: {'; '.join(differences(settings, settings_of(state)))}")
         trained = dict(zip(history.steps.tolist(), history.tokens.tolist(), strict=True))
         steps, held_out = history.watched()
         settings = settings_of(state)
         tokens = [round(trained[step]) for step in steps.tolist()]
         values.append([round(float(value), 4) for value in held_out])
-        console.say(f"{name}, seed {seed}: {values[-1][-1]:.4f} bits per byte after {tokens[-1]:,} tokens")
+        console.say(f"{name}, {label}: {values[-1][-1]:.4f} bits per byte after {tokens[-1]:,} tokens")
     made = {"date": time.strftime("%Y-%m-%d"), "version": __version__, "machine": machine_fingerprint()}
     return Reference(name, command, settings, tokens, values, made)
 
@@ -104,9 +124,17 @@ def main() -> None:
     parser.add_argument("name", choices=sorted(RECIPES))
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--folder", type=Path, default=Path("runs/reference"))
+    parser.add_argument("--runs", type=Path, nargs="+", default=[], help="folders of speedruns, instead of training")
     given = parser.parse_args()
     keep_freed_memory()
-    made = make_reference(given.name, [int(seed) for seed in given.seeds.split(",")], given.folder)
+    name, folder, overrides = given.name, given.folder, RECIPES[given.name][1]
+    curves: dict[str, Callable[[], tuple[History, dict[str, Any]]]] = {
+        str(run): partial(finished, run) for run in given.runs
+    } or {
+        f"seed {seed}": partial(curve_of, folder / name, folder / f"{name}-{seed}", merge(overrides, {}), int(seed))
+        for seed in given.seeds.split(",")
+    }
+    made = make_reference(name, curves)
     path = CURVES / f"{given.name}.json"
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps(asdict(made), indent=1) + "\n", encoding="utf-8")

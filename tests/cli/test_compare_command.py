@@ -26,7 +26,14 @@ TABLES: dict[str, dict[str, Any]] = {
         "intermediate_size": 64,
         "max_position_embeddings": 64,
     },
-    "train": {"context": 32, "batch_size": 4, "num_steps": 16, "checkpoint_every": 4, "evaluate_every": 8, "optimizer": "adamw"},
+    "train": {
+        "context": 32,
+        "batch_size": 4,
+        "num_steps": 16,
+        "checkpoint_every": 4,
+        "evaluate_every": 8,
+        "optimizer": "adamw",
+    },
     "execution": {"threads": 1, "precision": "float32", "micro_batch": 4},
 }
 

@@ -98,7 +98,10 @@ def test_findings_stand_beside_the_curves(tmp_path: Path, run: Path, no_charts: 
     records += [{**place, "finding": finding} for finding in (*hostile, warning, FINDING)]
     text = page_of(changed(tmp_path, run, "metrics.jsonl", records)).text
     assert "2 findings while it ran." in text and "<b>" not in text
-    rows = ["loss-spikes (serious) 1,200 to 1,800 4 updates stand far above lower learning_rate", "overfit (warning) 4 updates"]
+    rows = [
+        "loss-spikes (serious) 1,200 to 1,800 4 updates stand far above lower learning_rate",
+        "overfit (warning) 4 updates",
+    ]
     assert text.index(rows[0]) < text.index(rows[1])
     assert text.count("No rule of groundup doctor found anything wrong") == 1
 

@@ -140,6 +140,15 @@ def test_one_spike_warns_and_many_are_serious() -> None:
     assert found(history(losses))["loss-spikes"].severity == "warning"
 
 
+def test_batches_of_tuning_differ_by_nature() -> None:
+    """The losses of the default speedrun's tuning about update 67, which is no spike; a batch of noise still is."""
+    seen = [1.43, 0.72, 0.83, 1.1, 2.35, 1.7, 1.01, 0.5, 0.88, 0.76, 0.49, 0.8, 1.7, 1.02, 1.59, 1.37, 1.14, 0.83, 0.64,
+            0.49, 0.8, 0.72, 0.58, 1.8, 0.71, 0.8, 3.09, 2.51, 1.19, 0.85, 1.68, 1.78, 0.34, 0.61, 1.38, 1.14]  # fmt: skip
+    tuned = RunFacts(**(FACTS.to_dict() | {"is_fresh": False}))
+    assert "loss-spikes" in found(history(seen)) and "loss-spikes" not in found(history(seen, facts=tuned))
+    assert "loss-spikes" in found(history([*seen, 7.6, *seen[-5:]], facts=tuned))
+
+
 @settings(max_examples=40, deadline=None)
 @given(
     st.lists(

@@ -24,9 +24,9 @@ MIN_LAYERS = 2
 # Text seen per update: small models want many small updates. Muon's share of an update's operations grows with the width
 # over the tokens (docs/concepts/muon.md), so that wider models than this get larger ones.
 TOKENS_PER_UPDATE, WIDTH_OF_UPDATE = 2048, 192
-# Passes over a small corpus: with this weight decay the held-out loss still falls in the sixth (docs/experiments.md);
-# Muennighoff et al. 2023, arXiv:2305.16264, find up to 4 as good as new text.
-MAX_EPOCHS = 6.0
+# Passes over a small corpus: with Muon and this weight decay the held-out loss rises again in the sixth
+# (docs/experiments.md); Muennighoff et al. 2023, arXiv:2305.16264, find up to 4 as good as new text.
+MAX_EPOCHS = 5.2
 # Chinchilla's 20 tokens a parameter (Hoffmann et al. 2022, arXiv:2203.15556) where the corpus is large enough.
 TOKENS_PER_PARAMETER = 20
 # GPT-2 has 65 tokens for each unit of its width, Llama 3 8B 31, and a small model has less to spare for rare words.

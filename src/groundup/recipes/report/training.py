@@ -225,7 +225,9 @@ def training_stages(files: RunFiles) -> list[Stage]:
 
 def _health(rows: list[Record]) -> tuple[str, Table]:
     """What was found while a stage ran, in a sentence and as a table."""
-    table = Table("Serious ones first; the updates are those of the first report.", ("rule", "updates", "seen", "what helps"))
+    table = Table(
+        "Serious ones first; the updates are those of the first report.", ("rule", "updates", "seen", "what helps")
+    )
     read = [Finding.from_record(row["finding"]) for row in rows if isinstance(row.get("finding"), dict)]
     found = sorted((finding for finding in read if finding), key=lambda finding: finding.severity != "serious")
     for finding in found:

@@ -141,13 +141,18 @@ def plateau(history: History) -> Finding | None:
 
 
 def spikes(history: History) -> Finding | None:
-    """Single updates whose loss stands far above those before them."""
+    """Single updates whose loss stands far above those before them.
+
+    Batches of tuning hold conversations of one length and often of one kind, so that their losses differ by nature: there
+    only what is twice the largest before it counts.
+    """
     losses, steps = _finite(history)
-    found = [
-        index
-        for index in range(SPIKE_WINDOW, len(losses))
-        if _is_spike(losses[index], losses[index - SPIKE_WINDOW : index])
-    ]
+    tuned = history.facts is not None and not history.facts.is_fresh
+    found = []
+    for index in range(SPIKE_WINDOW, len(losses)):
+        before_it = losses[index - SPIKE_WINDOW : index]
+        if _is_spike(losses[index], before_it) and (not tuned or losses[index] > 2 * before_it.max()):
+            found.append(index)
     if not found:
         return None
     worst = max(found, key=lambda index: losses[index])
