@@ -103,7 +103,7 @@ def settings_for(depth: int, text_bytes: int, overrides: dict[str, Any] | None =
     }
     merged = merge(base, overrides)
     if merged["pretrain"]["optimizer"] == "muon":
-        rate = round(MATRIX_RATE * merged["pretrain"]["learning_rate"], 6)
+        rate = MATRIX_RATE * merged["pretrain"]["learning_rate"]
         merged["pretrain"] = {"matrix_learning_rate": rate, **MUON, **merged["pretrain"]}
     # Places beyond the training window were never seen; text is read in windows of its size.
     merged["evaluation"] = {"context": merged["pretrain"]["context"], **merged.get("evaluation", {})}
