@@ -93,6 +93,27 @@ def test_what_the_dial_refuses(depth: int, overrides: dict[str, Any], words: str
         settings_for(depth, 2_000_000, overrides)
 
 
+def test_the_rate_of_the_matrices_follows_the_optimizer_and_the_rate() -> None:
+    dialled = settings_for(4, 2_000_000).pretrain
+    assert dialled.optimizer == "muon" and dialled.matrix_learning_rate == 2 * dialled.learning_rate
+    slow = settings_for(4, 2_000_000, {"pretrain": {"learning_rate": 1e-9}}).pretrain
+    assert slow.matrix_learning_rate == 2e-9 and slow.muon_iterations == dialled.muon_iterations
+    given = settings_for(4, 2_000_000, {"pretrain": {"matrix_learning_rate": 0.5, "muon_momentum": 0.8}}).pretrain
+    assert (given.matrix_learning_rate, given.muon_momentum) == (0.5, 0.8)
+    adamw = settings_for(4, 2_000_000, {"pretrain": {"optimizer": "adamw"}}).pretrain
+    assert adamw.matrix_learning_rate is None
+
+
+def test_wider_models_have_larger_updates() -> None:
+    """Muon's share of the operations of an update is about the width over the tokens."""
+    shares = []
+    for depth in (4, 8, 12, 16):
+        settings = settings_for(depth, 50_000_000)
+        shares.append(settings.model.hidden_size / (settings.pretrain.batch_size * settings.pretrain.context))
+    assert max(shares) <= 1.1 * 192 / 2048
+    assert settings_for(2, 2_000_000).pretrain.batch_size * 256 == 2048
+
+
 def test_a_head_size_of_its_own_frees_the_width() -> None:
     assert ModelSettings(hidden_size=100, num_attention_heads=3, head_dim=32).head_dim == 32
 
