@@ -103,11 +103,12 @@ def comparisons_table(result: dict[str, Any]) -> str:
         [
             f"{one['names']['b']} beside {one['names']['a']}",
             one["match"],
+            str(one["machine"]["threads"]),
             one["verdict"].split(". ")[0].rstrip("."),
         ]
         for one in result["comparisons"].values()
     ]
-    return table_of(["ideas", "equal", "verdict on held-out text"], rows)
+    return table_of(["ideas", "equal", "threads", "verdict on held-out text"], rows)
 
 
 TABLES: dict[str, Callable[[dict[str, Any]], str]] = {

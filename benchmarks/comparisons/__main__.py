@@ -90,7 +90,8 @@ def main(arguments: list[str] | None = None) -> int:
         corpus = open_corpus("python-docs", options.work / "corpus").folder
         for index, name in enumerate(names):
             heading(f"Comparison {index + 1} of {len(names)}: {name}")
-            results[name] = run(name, options.work, corpus, seeds=options.seeds, steps=options.steps)
+            found = run(name, options.work, corpus, seeds=options.seeds, steps=options.steps)
+            results[name] = {**found, "machine": where}
             if not is_try:
                 write_results("comparisons", [], where, more={"comparisons": results})
     except GroundupError as error:
