@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks import llama_cpp_peer
+from groundup.evaluate.divergence import divergence_of, summarize
 from groundup.model.load import load_model
 from groundup.model.sources import locate_model
 
@@ -32,24 +33,9 @@ def our_logits(source: str | Path, ids: list[int], *, context: int = CONTEXT) ->
 
 
 def distance(expected: NDArray[np.float32], got: NDArray[np.float32]) -> dict[str, Any]:
-    """How far a distribution is from the expected one, over positions.
-
-    Returns:
-        share of equal likeliest tokens, mean Kullback-Leibler divergence in nats, the largest difference of logits, and
-        the widest margin (of the expected logits) by which a differing likeliest token was ahead.
-    """
-    first, second = (torch.from_numpy(logits).double() for logits in (expected, got))
-    log_p, log_q = first.log_softmax(-1), second.log_softmax(-1)
-    divergence = (log_p.exp() * (log_p - log_q)).sum(-1)
-    mine, theirs = second.argmax(-1), first.argmax(-1)
-    rows = torch.arange(len(first))
-    margin = (first[rows, theirs] - first[rows, mine])[mine != theirs]
-    return {
-        "top1": float((mine == theirs).double().mean()),
-        "kl": float(divergence.mean()),
-        "largest": float((first - second).abs().max()),
-        "margin": float(margin.max()) if len(margin) else 0.0,
-    }
+    """How far a distribution is from the expected one, over positions (`Divergence`, without its perplexities)."""
+    found = summarize(divergence_of(torch.from_numpy(expected), torch.from_numpy(got)))
+    return {name: getattr(found, name) for name in ("top1", "kl", "largest", "margin")}
 
 
 def measure(positions: int = POSITIONS) -> dict[str, dict[str, Any]]:

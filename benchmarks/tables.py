@@ -111,10 +111,33 @@ def comparisons_table(result: dict[str, Any]) -> str:
     return table_of(["ideas", "equal", "threads", "verdict on held-out text"], rows)
 
 
+def decode_table(result: dict[str, Any]) -> str:
+    """Tokens per second of SmolLM2-135M, and what a fresh process takes."""
+    rows = []
+    for row in result["rows"]:
+        tokens = result["tokens"][row["name"]]
+        own, theirs = (tokens / row[side]["median_s"] for side in ("ours", "peer"))
+        share = "" if row["share_of_floor"] is None else f", {row['share_of_floor']:.0%} of what memory allows"
+        rows.append(
+            [row["name"], f"{own:,.0f} tokens/s{share}", f"{row['peer_name']} {theirs:,.0f} ({row['ratio']:.1f} times)"]
+        )
+    first, peaks = result["first_token_s"], result["peak_bytes"]
+    for name, own, theirs in (
+        (
+            "`groundup generate`, a fresh process, to the first token",
+            *(f"{first[s]:.1f} s" for s in ("ours", "llama.cpp")),
+        ),
+        ("peak memory of that and 64 tokens", *(format_bytes(peaks[s]) for s in ("ours", "llama.cpp"))),
+    ):
+        rows.append([name, own, f"llama.cpp's Python {theirs}"])
+    return table_of(["what", "result", "beside it"], rows)
+
+
 TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "train": train_table,
     "time_to_loss": time_to_loss_table,
     "tokenizer": tokenizer_table,
+    "decode": decode_table,
     "comparisons": comparisons_table,
 }
 

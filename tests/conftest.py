@@ -30,8 +30,8 @@ def _take_one_cpu() -> None:
 
 _take_one_cpu()
 
-# The folders below hold no tensors; beartype cannot check `Self` on single methods, which they use.
-install_import_hook(
+# The folders that are left out hold no tensors; beartype cannot check `Self` on single methods, which they use.
+_hook = install_import_hook(
     [
         f"groundup.{folder}"
         for folder in (
@@ -47,6 +47,9 @@ install_import_hook(
     ],
     "beartype.beartype",
 )
+# numba compiles a kernel from its bytecode, which must be that of its source.
+_instruments = _hook.hook.should_instrument
+_hook.hook.should_instrument = lambda name: not name.endswith(("_numba", "_triton")) and _instruments(name)
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 

@@ -190,3 +190,56 @@ def test_the_card_names_the_model_it_was_made_from(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     card = (tmp_path / "mine" / "README.md").read_text()
     assert "Made with groundup from `theirs`" in card and "licence" in card and "trained on little text" not in card
+
+
+def test_quantize_writes_a_file_and_says_what_it_costs(tmp_path: Path) -> None:
+    folder = make(tmp_path / "m")
+    (tmp_path / "words.txt").write_text("the quick brown fox jumps over the lazy dog " * 20)
+    report = tmp_path / "report.json"
+    options = ["--text", tmp_path / "words.txt", "--tokens", "200", "--report", report]
+    done = run("quantize", folder, "--type", "q8_0", *options)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "m-Q8_0.gguf").is_file()
+    for words in ("tokens per second", "perplexity", "KL from the original", "likeliest token equal"):
+        assert words in done.stdout
+    found = json.loads(report.read_text())
+    assert found["type"] == "Q8_0" and found["bytes"] == (tmp_path / "m-Q8_0.gguf").stat().st_size
+    assert found["divergence"]["positions"] == 199
+    assert 0 < found["divergence"]["kl"] < 1e-3
+    assert found["tokens_per_s"] > 0 and found["source_tokens_per_s"] > 0
+    assert len(found["worst"]) == 5 and all(0 < value < 0.01 for value in found["worst"].values())
+    small = run("quantize", folder, "--type", "Q4_0", *options)
+    assert small.returncode == 0, small.stderr
+    assert json.loads(report.read_text())["divergence"]["kl"] > 10 * found["divergence"]["kl"]
+    text = run("generate", tmp_path / "m-Q4_0.gguf", "ab", "--max-new-tokens", "4", "--temperature", "0")
+    assert text.returncode == 0 and text.stdout.startswith("ab"), text.stderr
+
+
+def test_quantize_refuses_before_it_writes(tmp_path: Path) -> None:
+    folder = make(tmp_path / "m")
+    (tmp_path / "empty.txt").write_text("")
+    for options, said in (
+        (["--type", "Q4_K_X"], "Q4_K_X"),
+        (["--tokens", "1"], "--tokens 1: at least 2 are needed"),
+        (["--text", tmp_path / "empty.txt"], "at least 2 are needed"),
+        (["--text", tmp_path / "none.txt"], "none.txt"),
+        (["--out", tmp_path / "m.bin"], "a GGUF file ends in .gguf"),
+    ):
+        done = run_here("quantize", folder, *options)
+        assert done.returncode in (1, 2) and said in done.stderr, (options, done.stderr)
+    assert not list(tmp_path.glob("*.gguf"))
+
+
+def test_the_engine_can_be_chosen(tmp_path: Path) -> None:
+    folder = make(tmp_path / "m")
+    texts = {}
+    for engine in ("auto", "compiled", "torch"):
+        arguments = ["generate", folder, "x", "--max-new-tokens", "9", "--temperature", "0", "--engine", engine]
+        done = run_here(*arguments)
+        assert done.returncode == 0, done.stderr
+        texts[engine] = done.stdout
+    assert len(set(texts.values())) == 1
+    done = run_here("generate", folder, "x", "--engine", "torch", "--cache-type", "int8")
+    assert done.returncode == 2 and "--cache-type int8 needs the compiled step" in done.stderr
+    done = run_here("generate", folder, "x", "--engine", "compiled", "--dtype", "float16")
+    assert done.returncode == 2 and "not in float16" in done.stderr

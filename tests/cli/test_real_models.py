@@ -52,9 +52,9 @@ def peer() -> Any:
 
 
 def test_chat_gives_a_sensible_answer(smollm2: Path) -> None:
-    done = run("chat", "smollm2-135m", "--max-new-tokens", "20", input="What is the capital of France?\n")
+    done = run("chat", "smollm2-135m", "--max-new-tokens", "20", input="What is 2+2?\n")
     assert done.returncode == 0, done.stderr
-    assert "Paris" in done.stdout
+    assert "4" in done.stdout
 
 
 def test_weights_in_bfloat16_answer_too(smollm2: Path) -> None:

@@ -31,6 +31,7 @@ VERBS = {
     "generate": ("groundup.cli.generate:run", "Complete a text."),
     "embed": ("groundup.cli.embed:run", "Turn texts into vectors, or rank them by likeness."),
     "export": ("groundup.cli.export:run", "Take a model elsewhere: a GGUF file, or a directory for transformers."),
+    "quantize": ("groundup.cli.quantize:run", "Make a model small, and measure what that costs."),
     "env": ("groundup.cli.env:run", "Print what a bug report needs."),
 }
 

@@ -22,6 +22,14 @@ def run(
         Literal["float32", "bfloat16", "float16"],
         Parameter(help="type of the weights in memory; bfloat16 and float16 take half as much and round"),
     ] = "float32",
+    engine: Annotated[
+        Literal["auto", "compiled", "torch"],
+        Parameter(help="compiled kernels or torch; auto takes the kernels where they can compute the model"),
+    ] = "auto",
+    cache_type: Annotated[
+        Literal["auto", "float32", "bfloat16", "int8"],
+        Parameter(help="type of keys and values in the cache of the compiled kernels; auto follows the weights"),
+    ] = "auto",
     overrides: dict[str, Any],
 ) -> None:
     """Talk to a model. /help lists the commands; Ctrl-C stops an answer, Ctrl-D or /quit ends.
@@ -31,5 +39,12 @@ def run(
     from groundup.recipes.talk import chat_loop
 
     chat_loop(
-        model, Sampling(**{"temperature": 0.0, **overrides}), system=system, load=load, device=device, dtype=dtype
+        model,
+        Sampling(**{"temperature": 0.0, **overrides}),
+        system=system,
+        load=load,
+        device=device,
+        dtype=dtype,
+        engine=engine,
+        cache_type=cache_type,
     )

@@ -20,12 +20,22 @@ def run(
         Literal["float32", "bfloat16", "float16"],
         Parameter(help="type of the weights in memory; bfloat16 and float16 take half as much and round"),
     ] = "float32",
+    engine: Annotated[
+        Literal["auto", "compiled", "torch"],
+        Parameter(help="compiled kernels or torch; auto takes the kernels where they can compute the model"),
+    ] = "auto",
+    cache_type: Annotated[
+        Literal["auto", "float32", "bfloat16", "int8"],
+        Parameter(help="type of keys and values in the cache of the compiled kernels; auto follows the weights"),
+    ] = "auto",
     overrides: dict[str, Any],
 ) -> None:
     """Complete a text, streamed to the standard output."""
     from groundup.core import console
     from groundup.recipes.talk import complete
 
-    for piece in complete(model, prompt, Sampling(**overrides), device=device, dtype=dtype):
+    for piece in complete(
+        model, prompt, Sampling(**overrides), device=device, dtype=dtype, engine=engine, cache_type=cache_type
+    ):
         console.stream(piece)
     console.say()

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
 from torch import Tensor, nn
+
+from groundup.tokenizer.base import Tokenizer
+from groundup.tokenizer.chat import ChatTemplate
 
 FinishReason = Literal["stop_token", "stop_string", "length", "context"]
 """Why a generation ended: the model's stop token, a stop string of the request, `max_new_tokens` reached, or the
@@ -33,6 +37,25 @@ class LanguageModel(Protocol):
     def modules(self) -> Iterator[nn.Module]: ...
 
     def parameters(self) -> Iterator[nn.Parameter]: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Speaker:
+    """A language model with what it needs to read and write text.
+
+    Attributes:
+        model: computes; as modules or as the compiled step.
+        tokenizer: the model's.
+        chat_template: how conversations are written, None for a model that was not tuned for them.
+        generation: content of generation_config.json.
+        folder: where it was read.
+    """
+
+    model: LanguageModel
+    tokenizer: Tokenizer
+    chat_template: ChatTemplate | None
+    generation: dict[str, Any]
+    folder: Path
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Registers the two loops as a pair: the cached one must give the tokens and log-probabilities of the reference."""
+"""Registers the pairs of this folder: the cached loop beside the reference, the compiled step beside the modules."""
 
 from __future__ import annotations
 
@@ -8,13 +8,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from groundup.core.jit import numba_works
 from groundup.core.registry import register
 from groundup.core.seeds import seed_for
 from groundup.inference.contracts import LanguageModel
 from groundup.inference.generate import generate, generate_reference
 from groundup.inference.sampling import Sampling
 from groundup.model.presets import preset
-from groundup.model.transformer import build
+from groundup.model.transformer import Transformer, build
+from groundup.model.weights.tile_source import ModuleTiles
 
 FAMILIES = ("gpt2", "llama3", "qwen3")
 VOCAB_SIZE = 97
@@ -52,4 +54,27 @@ def _inputs(seed: int) -> tuple[Any, ...]:
     return build(config, seed=seed), ids, sampling
 
 
+def logits_reference(model: Transformer, ids: Tensor) -> Tensor:
+    """The logits of the modules."""
+    with torch.no_grad():
+        return model.logits(model(ids))
+
+
+def logits_compiled(model: Transformer, ids: Tensor) -> Tensor:
+    """The logits of the compiled step with the same weights, the text read through a cache in two pieces."""
+    from groundup.inference.fast import FastModel
+
+    step = FastModel(model.config, ModuleTiles(model.state_dict()))
+    cache, half = step.new_cache(len(ids), ids.shape[1]), ids.shape[1] // 2
+    pieces = [step(piece, cache=cache) for piece in (ids[:, :half], ids[:, half:]) if piece.shape[1]]
+    return step.logits(torch.cat(pieces, dim=1))
+
+
+def _step_inputs(seed: int) -> tuple[Any, ...]:
+    model, ids, _ = _inputs(seed)
+    return model, torch.tensor([ids, ids[::-1]])
+
+
 register("inference.generate", tokens_and_logprobs_reference, tokens_and_logprobs, _inputs, 1e-5)
+if numba_works():
+    register("inference.step", logits_reference, logits_compiled, _step_inputs, 1e-5)

@@ -116,7 +116,8 @@ def choose_token(
         generator: the request's own; one uniform number is taken unless the temperature is 0.
     """
     if sampling.temperature == 0:
-        return int(filter_logits(logits, sampling, seen).argmax())
+        # numpy takes the first of equals, as torch does, on one thread (see `log_probability`).
+        return int(filter_logits(logits, sampling, seen).cpu().numpy().argmax())
     # float64: the sum over a large vocabulary must not leave a gap at the end of the unit interval.
     probs = filter_logits(logits.double().cpu(), sampling, seen.cpu()).softmax(dim=-1)
     cumulative = probs.cumsum(dim=-1)

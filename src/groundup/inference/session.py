@@ -10,7 +10,7 @@ from typing import Any
 from groundup.core.errors import DataError, ModelError, UsageError
 from groundup.core.files import read_json, write_json
 from groundup.core.seeds import seed_for
-from groundup.inference.contracts import LanguageModel
+from groundup.inference.contracts import LanguageModel, Speaker
 from groundup.inference.sampling import Sampling
 from groundup.inference.text import TextPiece, stream_text
 from groundup.model.directory import LoadedModel
@@ -187,8 +187,8 @@ class ChatSession:
                 self.messages.pop()
 
 
-def open_session(loaded: LoadedModel, **options: Any) -> ChatSession:
-    """Start a session with a model directory that was loaded; `options` are those of `ChatSession`.
+def open_session(loaded: LoadedModel | Speaker, **options: Any) -> ChatSession:
+    """Start a session with a model that was loaded; `options` are those of `ChatSession`.
 
     Raises:
         UsageError: when the directory has no chat template (a base model).

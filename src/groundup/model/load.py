@@ -13,8 +13,10 @@ from groundup.model.sources import locate_model
 from groundup.model.transformer import build
 from groundup.model.weights.files import Progress
 from groundup.model.weights.gguf_model import load_gguf_weights, read_gguf_config
-from groundup.model.weights.gguf_read import open_gguf
+from groundup.model.weights.gguf_read import GgufFile, open_gguf
+from groundup.tokenizer.base import Tokenizer
 from groundup.tokenizer.bpe import ByteBPE
+from groundup.tokenizer.chat import ChatTemplate
 from groundup.tokenizer.gguf_vocabulary import chat_template_from_gguf, tokenizer_from_gguf
 
 
@@ -62,19 +64,27 @@ def load_gguf(
         TokenizerError: when its tokenizer is not.
     """
     with open_gguf(path) as file:
-        metadata = file.metadata
         model = load_gguf_weights(file, dtype=dtype, on_progress=on_progress)
-        tokenizer = tokenizer_from_gguf(metadata)
-        template = chat_template_from_gguf(metadata)
-    ids: dict[str, Any] = {"eos_token_id": list(model.config.eos_token_ids())} if model.config.eos_token_ids() else {}
+        tokenizer, template, generation = gguf_companions(file, model.config)
+        name = file.metadata.get("general.name")
     return LoadedModel(
         model=model.to(device).eval(),
         tokenizer=tokenizer,
         chat_template=template,
-        generation=ids,
-        lineage={"source": path.name, "name": metadata.get("general.name")},
+        generation=generation,
+        lineage={"source": path.name, "name": name},
         folder=path,
     )
+
+
+def gguf_companions(file: GgufFile, config: TransformerConfig) -> tuple[Tokenizer, ChatTemplate | None, dict[str, Any]]:
+    """What an open file holds beside its weights: tokenizer, chat template, generation settings.
+
+    Raises:
+        TokenizerError: when its tokenizer is not known here.
+    """
+    generation = {"eos_token_id": list(config.eos_token_ids())} if config.eos_token_ids() else {}
+    return tokenizer_from_gguf(file.metadata), chat_template_from_gguf(file.metadata), generation
 
 
 def read_config(source: Path | str) -> TransformerConfig:

@@ -74,7 +74,7 @@ class Transformer(nn.Module):
         self._check_arguments(inputs, positions, segments, memory, cache)
         batch_size, num_tokens = inputs.shape[:2]
         length = 0 if cache is None else cache.length
-        mask = _join_masks(mask, cache, batch_size, num_tokens, inputs.device)
+        mask = join_masks(mask, cache, batch_size, num_tokens, inputs.device)
         if positions is None:
             positions = count_positions(
                 (batch_size, num_tokens), length=length, mask=mask, segments=segments, device=inputs.device
@@ -187,10 +187,20 @@ class Transformer(nn.Module):
                 break
 
 
-def _join_masks(
+def join_masks(
     mask: Tensor | None, cache: Cache | None, batch_size: int, num_tokens: int, device: torch.device
 ) -> Tensor | None:
-    """The mask over cached and new tokens, None when nothing is padding."""
+    """The mask over cached and new tokens, None when nothing is padding.
+
+    Args:
+        mask: over the new tokens or over all of them, or None.
+        cache: what is there already.
+        batch_size, num_tokens: of the new tokens.
+        device: of the result.
+
+    Raises:
+        ModelError: when the mask covers another number of tokens.
+    """
     length = 0 if cache is None else cache.length
     cached = None if cache is None else cache.mask
     if mask is None:

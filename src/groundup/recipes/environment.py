@@ -9,6 +9,7 @@ import sys
 
 from groundup import __version__
 from groundup.core.execution import available_cpus, cpu_info, has_fast_bfloat16
+from groundup.core.jit import numba_works, parallel_layer, target_features
 from groundup.data.download import cache_folder, is_offline
 
 PACKAGES = ("torch", "numpy", "safetensors", "regex", "pydantic", "jinja2", "transformers", "tokenizers")
@@ -34,6 +35,7 @@ def environment_facts() -> list[tuple[str, str]]:
         ("cuda", _cuda()),
         ("mps", "available" if torch.backends.mps.is_available() else "not available"),
         ("torch.compile", _compiler()),
+        ("kernels", _kernels()),
         ("fast paths", _fast_paths()),
         ("cache", str(cache_folder())),
         ("offline", "yes (HF_HUB_OFFLINE or GROUNDUP_OFFLINE)" if is_offline() else "no"),
@@ -74,6 +76,18 @@ def _compiler() -> str:
 
     compiler = next((name for name in ("g++", "clang++", "c++", "cl") if shutil.which(name)), None)
     return f"possible ({compiler})" if compiler else "not possible: no C++ compiler found"
+
+
+def _kernels() -> str:
+    """Whether compiled kernels can be used, on what threads, and with which dot product of bytes."""
+    if not numba_works():
+        return "none: numba cannot be used, torch computes instead"
+    layer = parallel_layer()
+    threads = f"threads by {layer}" if layer else "one thread: neither libgomp nor tbb is here"
+    products = [name for name in ("avx512vnni", "avxvnni", "avx2") if name in target_features()]
+    return (
+        f"numba {_version('numba')}, {threads}, bytes multiplied by {products[0] if products else 'plain arithmetic'}"
+    )
 
 
 def _fast_paths() -> str:

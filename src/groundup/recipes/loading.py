@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from groundup.core import console
 from groundup.core.errors import UsageError
 from groundup.core.execution import resolve_device
 from groundup.core.files import read_json, sha256_json
+from groundup.inference.compiled import CacheType, load_compiled, why_not_compiled
+from groundup.inference.contracts import Speaker
 from groundup.model.directory import LoadedModel
 from groundup.model.load import load_model, read_config
 from groundup.model.sources import locate_model
@@ -32,6 +35,57 @@ def open_model(
         check_writes(source, writes)
     with console.progress_if_slow(f"load {source}", "tensors") as report:
         return load_model(source, device=resolve_device(device), dtype=dtype, on_progress=report)
+
+
+Engine = Literal["auto", "compiled", "torch"]
+
+
+def open_speaker(
+    source: Path | str,
+    *,
+    device: str = "cpu",
+    dtype: str = "float32",
+    engine: Engine = "auto",
+    cache_type: CacheType = "auto",
+) -> Speaker:
+    """A language model to generate with: as the compiled step where that can compute it, else as modules.
+
+    Progress is shown where reading it, or compiling kernels for the first time, takes over a second.
+
+    Args:
+        source, device, dtype: as in `open_model`.
+        engine: `compiled` refuses what the compiled step cannot compute, `torch` takes the modules; `auto` takes them
+            where it must, and says why.
+        cache_type: of keys and values of the compiled step.
+
+    Raises:
+        UsageError: for a model that writes no text, or where `compiled` was asked for and is not possible.
+        ModelError: as `load_model`.
+    """
+    path = locate_model(source)
+    check_writes(source, True)
+    device = resolve_device(device)
+    problem = why_not_compiled(read_config(source), device=device, dtype=dtype)
+    if engine == "compiled" and problem is not None:
+        raise UsageError(f"--engine compiled is not possible: {problem}")
+    if engine == "torch" or problem is not None:
+        if cache_type not in ("auto", "float32"):
+            raise UsageError(f"--cache-type {cache_type} needs the compiled step: {problem or '--engine torch is set'}")
+        if problem is not None and device == "cpu":
+            console.warn(f"torch computes, several times slower than the compiled step: {problem}")
+        loaded = open_model(source, device=device, dtype=dtype)
+        return Speaker(
+            model=loaded.model,
+            tokenizer=loaded.tokenizer,
+            chat_template=loaded.chat_template,
+            generation=loaded.generation,
+            folder=path,
+        )
+    with (
+        console.progress_if_slow(f"load {source}", "parts") as on_load,
+        console.progress_if_slow("compile kernels, once for this machine", "kernels") as on_compile,
+    ):
+        return load_compiled(path, dtype=dtype, cache_type=cache_type, on_load=on_load, on_compile=on_compile)
 
 
 def check_writes(source: Path | str, writes: bool) -> None:

@@ -9,10 +9,11 @@ from pathlib import Path
 
 from groundup.core import console
 from groundup.core.errors import GroundupError, UsageError
+from groundup.inference.compiled import CacheType
 from groundup.inference.sampling import Sampling
 from groundup.inference.session import ChatSession, answer_stop_ids, open_session
 from groundup.inference.text import stream_text
-from groundup.recipes.loading import open_model
+from groundup.recipes.loading import Engine, open_speaker
 from groundup.tokenizer.base import document_start_id
 
 HELP = """/help            this list
@@ -25,10 +26,17 @@ HELP = """/help            this list
 
 
 def complete(
-    source: str | Path, prompt: str, sampling: Sampling, *, device: str = "cpu", dtype: str = "float32"
+    source: str | Path,
+    prompt: str,
+    sampling: Sampling,
+    *,
+    device: str = "cpu",
+    dtype: str = "float32",
+    engine: Engine = "auto",
+    cache_type: CacheType = "auto",
 ) -> Iterator[str]:
     """Yield the prompt and then its continuation, piece by piece."""
-    loaded = open_model(source, device=device, dtype=dtype, writes=True)
+    loaded = open_speaker(source, device=device, dtype=dtype, engine=engine, cache_type=cache_type)
     tokenizer = loaded.tokenizer
     stops = answer_stop_ids(tokenizer, loaded.chat_template, loaded.generation)
     ids = [*tokenizer.prefix_ids, *tokenizer.encode(prompt)]
@@ -48,9 +56,11 @@ def chat_loop(
     load: Path | None = None,
     device: str = "cpu",
     dtype: str = "float32",
+    engine: Engine = "auto",
+    cache_type: CacheType = "auto",
 ) -> None:
     """Read messages from the standard input and stream the answers, until its end or /quit."""
-    loaded = open_model(source, device=device, dtype=dtype, writes=True)
+    loaded = open_speaker(source, device=device, dtype=dtype, engine=engine, cache_type=cache_type)
     session = open_session(loaded, system=system, sampling=sampling, on_notice=console.warn)
     if load is not None:
         session.load(load)

@@ -282,13 +282,17 @@ def _decode_q2_k(blocks: Blocks) -> Floats:
     return _with_minimum(blocks, packed & 0x0F, packed >> 4, split_planes(blocks["qs"], 2, 32))
 
 
-def _decode_q3_k(blocks: Blocks) -> Floats:
+def _codes_of_q3_k(blocks: Blocks) -> tuple[NDArray[Any], Floats]:
     # Sixteen 6-bit scales, offset by 32: low four bits in bytes 0 to 7, high two bits in bytes 8 to 11.
     packed = blocks["scales"]
     scales = split_planes(packed[:, :8], 4, 8) | (split_planes(packed[:, 8:], 2, 4) << 4)
     # A high bit that is *not* set subtracts 4: codes run from -4 to 3.
     codes = split_planes(blocks["qs"], 2, 32) | (split_planes(blocks["qh"], 1, 32) << 2)
-    steps = _column(blocks, "d") * (scales.view(np.int8) - 32).astype(np.float32)
+    return codes, _column(blocks, "d") * (scales.view(np.int8) - 32).astype(np.float32)
+
+
+def _decode_q3_k(blocks: Blocks) -> Floats:
+    codes, steps = _codes_of_q3_k(blocks)
     return _scaled(steps, codes.view(np.int8) - 4).reshape(len(blocks), -1)
 
 
@@ -296,9 +300,12 @@ def _decode_q4_k(blocks: Blocks) -> Floats:
     return _with_minimum(blocks, *unpack_scales(blocks["scales"]), split_planes(blocks["qs"], 4, 32))
 
 
+def _codes_of_q5_k(blocks: Blocks) -> NDArray[Any]:
+    return split_planes(blocks["qs"], 4, 32) | (split_planes(blocks["qh"], 1, 32) << 4)
+
+
 def _decode_q5_k(blocks: Blocks) -> Floats:
-    codes = split_planes(blocks["qs"], 4, 32) | (split_planes(blocks["qh"], 1, 32) << 4)
-    return _with_minimum(blocks, *unpack_scales(blocks["scales"]), codes)
+    return _with_minimum(blocks, *unpack_scales(blocks["scales"]), _codes_of_q5_k(blocks))
 
 
 def _decode_q6_k(blocks: Blocks) -> Floats:
@@ -311,20 +318,29 @@ def _decode_iq4_nl(blocks: Blocks) -> Floats:
     return _column(blocks, "d") * _IQ4_LEVELS[split_planes(blocks["qs"], 4, 16)]
 
 
-def _decode_iq4_xs(blocks: Blocks) -> Floats:
+def _steps_of_iq4_xs(blocks: Blocks) -> Floats:
     # Eight 6-bit scales, offset by 32: low four bits as neighbours in bytes, high two bits in one 16-bit number.
     low = split_planes(blocks["scales_l"], 4, 1)
     high = (blocks["scales_h"][:, None] >> np.arange(0, 16, 2, dtype=np.uint16)) & 3
-    steps = _column(blocks, "d") * ((low | (high.astype(np.uint8) << 4)).view(np.int8) - 32).astype(np.float32)
+    return _column(blocks, "d") * ((low | (high.astype(np.uint8) << 4)).view(np.int8) - 32).astype(np.float32)
+
+
+def _decode_iq4_xs(blocks: Blocks) -> Floats:
+    steps = _steps_of_iq4_xs(blocks)
     return _scaled(steps, _IQ4_LEVELS[split_planes(blocks["qs"], 4, 16)]).reshape(len(blocks), -1)
 
 
-def _decode_mxfp4(blocks: Blocks) -> Floats:
+def _steps_of_mxfp4(blocks: Blocks) -> Floats:
     # The scale is a power of two, 2^(e - 127), halved because the levels are doubled. Written as the bits of a float32:
     # e - 1 in the exponent, except for the two smallest, which are subnormal.
     exponent = blocks["e"].astype(np.uint32)
     bits = np.where(exponent < 2, np.uint32(0x00200000) << exponent, (exponent - 1) << 23)
-    return bits.view(np.float32) * _E2M1_DOUBLED[split_planes(blocks["qs"], 4, 16)]
+    steps: Floats = bits.view(np.float32)
+    return steps
+
+
+def _decode_mxfp4(blocks: Blocks) -> Floats:
+    return _steps_of_mxfp4(blocks) * _E2M1_DOUBLED[split_planes(blocks["qs"], 4, 16)]
 
 
 _DECODERS: dict[str, Callable[[Blocks], Floats]] = {
@@ -342,4 +358,73 @@ _DECODERS: dict[str, Callable[[Blocks], Floats]] = {
     "IQ4_NL": _decode_iq4_nl,
     "IQ4_XS": _decode_iq4_xs,
     "MXFP4": _decode_mxfp4,
+}
+
+
+def wide_codes(blocks: Blocks, name: str) -> tuple[Bytes, Floats, Floats]:
+    """Blocks of the formats that have no kernel of their own as whole numbers 0 to 255 with scale and minimum.
+
+    Args:
+        blocks: records of the format's layout, of shape (blocks,).
+        name: one of Q5_1, Q2_K, Q3_K, Q5_K, IQ4_NL, IQ4_XS, MXFP4.
+
+    Returns:
+        codes of shape (blocks, values), and for each sixteen values a scale and a minimum: a value is
+        scale * code + minimum, up to the rounding of the sum.
+
+    Raises:
+        ModelError: for a format that holds no weights in blocks.
+    """
+    if name not in _WIDENERS:
+        raise ModelError(f"tensors of {name} hold no weights that can be multiplied: convert the file")
+    codes, scales, minima = _WIDENERS[name](blocks)
+    sixteens = codes.shape[1] // 16
+    scales, minima = (
+        np.repeat(part, sixteens // part.shape[1], axis=1).astype(np.float32) for part in (scales, minima)
+    )
+    return codes.astype(np.uint8), scales, minima
+
+
+def _with_offset(codes: NDArray[Any], scales: Floats, offset: int) -> tuple[NDArray[Any], Floats, Floats]:
+    return codes, scales, scales * np.float32(-offset)
+
+
+def _scales_and_minima(blocks: Blocks, scales: NDArray[Any], minima: NDArray[Any]) -> tuple[Floats, Floats]:
+    return _column(blocks, "d") * scales.astype(np.float32), -_column(blocks, "dmin") * minima.astype(np.float32)
+
+
+def _widen_q2_k(blocks: Blocks) -> tuple[NDArray[Any], Floats, Floats]:
+    packed = blocks["scales"]
+    return split_planes(blocks["qs"], 2, 32), *_scales_and_minima(blocks, packed & 0x0F, packed >> 4)
+
+
+def _widen_q3_k(blocks: Blocks) -> tuple[NDArray[Any], Floats, Floats]:
+    codes, steps = _codes_of_q3_k(blocks)
+    return _with_offset(codes, steps, 4)
+
+
+def _widen_q5_k(blocks: Blocks) -> tuple[NDArray[Any], Floats, Floats]:
+    return _codes_of_q5_k(blocks), *_scales_and_minima(blocks, *unpack_scales(blocks["scales"]))
+
+
+def _widen_iq4_nl(blocks: Blocks) -> tuple[NDArray[Any], Floats, Floats]:
+    return _with_offset(_IQ4_LEVELS[split_planes(blocks["qs"], 4, 16)] + 128, _column(blocks, "d"), 128)
+
+
+def _widen_iq4_xs(blocks: Blocks) -> tuple[NDArray[Any], Floats, Floats]:
+    return _with_offset(_IQ4_LEVELS[split_planes(blocks["qs"], 4, 16)] + 128, _steps_of_iq4_xs(blocks), 128)
+
+
+def _widen_mxfp4(blocks: Blocks) -> tuple[NDArray[Any], Floats, Floats]:
+    return _with_offset(_E2M1_DOUBLED[split_planes(blocks["qs"], 4, 16)] + 12, _steps_of_mxfp4(blocks), 12)
+
+
+_WIDENERS: dict[str, Callable[[Blocks], tuple[NDArray[Any], Floats, Floats]]] = {
+    "Q5_1": lambda blocks: (_codes_of_32(blocks), _column(blocks, "d"), _column(blocks, "m")),
+    "Q2_K": _widen_q2_k,
+    "Q3_K": _widen_q3_k,
+    "Q5_K": _widen_q5_k,
+    "IQ4_NL": _widen_iq4_nl,
+    "IQ4_XS": _widen_iq4_xs,
+    "MXFP4": _widen_mxfp4,
 }

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from groundup.core.jit import numba_works
 from groundup.core.registry import register
 from groundup.core.seeds import seed_for
 from groundup.model.config import RotaryConfig
 from groundup.model.ops.activation import gelu_new, gelu_new_fast
 from groundup.model.ops.attention import attention, attention_fast, visible_keys
 from groundup.model.ops.attention_stored import attention_stored
+from groundup.model.ops.blocks import FORMATS
+from groundup.model.ops.blocks_quantize import QUANTIZERS, quantize
 from groundup.model.ops.linear import linear_onednn
 from groundup.model.ops.norm import layer_norm, layer_norm_fast, rms_norm, rms_norm_fast
+from groundup.model.ops.products import multiply_blocks, multiply_blocks_reference
 from groundup.model.ops.rotary import rotary_fast, rotary_reference, rotary_tables
 
 
@@ -67,6 +72,36 @@ def _causal(query: Tensor, key: Tensor, value: Tensor, scale: float | None) -> T
     return attention(query, key, value, is_causal=True, scale=scale)
 
 
+#: Formats whose blocks a product takes, at 256 columns.
+BLOCK_FORMATS = [name for name in FORMATS if name not in ("I8", "I16", "I32", "I64", "F64")]
+
+
+def blocks_inputs(seed: int, format: str, rows: int = 0, outputs: int = 0, columns: int = 512) -> tuple[Any, ...]:
+    """Activations, and a matrix in a block format: quantised where we can, else blocks of random bytes.
+
+    Args:
+        rows, outputs: of the product; random small numbers where 0.
+    """
+    draw = np.random.default_rng(seed_for(seed, "model.multiply_blocks", format))
+    rows, outputs = rows or int(draw.integers(1, 20)), outputs or int(draw.integers(1, 50))
+    x = draw.normal(size=(rows, columns)).astype(np.float32)
+    if format in QUANTIZERS:
+        return x, quantize(draw.normal(size=(outputs, columns)).astype(np.float32), format), format
+    layout = FORMATS[format].layout
+    data = draw.integers(0, 256, (outputs, columns // FORMATS[format].block_size * layout.itemsize), np.uint8)
+    blocks = data.view(layout)
+    for name in ("d", "m", "dmin"):
+        if name in (layout.names or ()):
+            blocks[name] = draw.normal(size=blocks.shape)
+    if "e" in (layout.names or ()):
+        blocks["e"] = draw.integers(120, 130, blocks["e"].shape)
+    return x, data, format
+
+
+def _blocks_inputs(seed: int) -> tuple[Any, ...]:
+    return blocks_inputs(seed, BLOCK_FORMATS[seed % len(BLOCK_FORMATS)])
+
+
 register("model.rms_norm", rms_norm, rms_norm_fast, _norm_inputs, 1e-5)
 register("model.layer_norm", layer_norm, layer_norm_fast, _layer_norm_inputs, 1e-5)
 register("model.rotary", rotary_reference, rotary_fast, _rotary_inputs, 1e-5)
@@ -74,3 +109,5 @@ register("model.attention", attention, attention_fast, _attention_inputs, 1e-5)
 register("model.gelu_new", gelu_new, gelu_new_fast, _activation_inputs, 1e-5)
 register("model.linear_onednn", F.linear, linear_onednn, _linear_inputs, 1e-5)
 register("model.attention_stored", _causal, attention_stored, _whole_sequence_inputs, 1e-5)
+if numba_works():
+    register("model.multiply_blocks", multiply_blocks_reference, multiply_blocks, _blocks_inputs, 1e-5)

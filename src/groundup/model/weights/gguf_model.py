@@ -24,7 +24,7 @@ from groundup.model.weights.gguf_mix import has_shared_values, mix_named, tensor
 from groundup.model.weights.gguf_names import GGUF_TABLES, from_gguf, gguf_slots, to_gguf
 from groundup.model.weights.gguf_read import GgufFile, open_gguf
 from groundup.model.weights.gguf_write import TensorSource, write_gguf
-from groundup.model.weights.names import check_tensors
+from groundup.model.weights.names import Slot, check_tensors
 from groundup.tokenizer.base import Tokenizer
 from groundup.tokenizer.gguf_vocabulary import gguf_from_tokenizer
 
@@ -40,10 +40,15 @@ def read_gguf_config(path: Path) -> TransformerConfig:
         ModelError: when the file is damaged, or holds no model known here, naming the field.
     """
     with open_gguf(path) as file:
-        return _config_of(file)
+        return gguf_config(file)
 
 
-def _config_of(file: GgufFile) -> TransformerConfig:
+def gguf_config(file: GgufFile) -> TransformerConfig:
+    """The composition of the model in an open file.
+
+    Raises:
+        ModelError: when it holds no model known here, naming the field.
+    """
     shapes = {name: tensor.shape for name, tensor in file.tensors.items()}
     factors = _values(file, "rope_freqs.weight").numpy() if "rope_freqs.weight" in shapes else None
     try:
@@ -63,15 +68,11 @@ def load_gguf_weights(file: GgufFile, *, dtype: str = "float32", on_progress: Pr
     Raises:
         ModelError: when the file holds no model known here, or a tensor is missing, unexpected or of another shape.
     """
-    config = _config_of(file)
+    config = gguf_config(file)
     architecture = file.metadata["general.architecture"]
+    where, _ = check_gguf_tensors(file, config)
     with torch.device("meta"):
         model = assemble(config)
-    state = model.state_dict()
-    where = gguf_slots(architecture, list(state))
-    expected = {slot.theirs: slot.stored_shape(tuple(state[name].shape)) for name, slot in where.items()}
-    found = {name: tensor.shape for name, tensor in file.tensors.items()}
-    check_tensors(str(file.path), "the metadata", found, expected, ignored=GGUF_TABLES[architecture].ignored)
     loaded: dict[str, Tensor] = {}
     current: tuple[str, Tensor] | None = None
     for done, (name, slot) in enumerate(sorted(where.items(), key=lambda item: item[1].theirs)):
@@ -83,6 +84,22 @@ def load_gguf_weights(file: GgufFile, *, dtype: str = "float32", on_progress: Pr
         loaded[name] = ours.to(torch_dtype(dtype), copy=slot.parts > 1).contiguous()
     model.load_state_dict(loaded, assign=True)
     return model
+
+
+def check_gguf_tensors(file: GgufFile, config: TransformerConfig) -> tuple[dict[str, Slot], dict[str, tuple[int, ...]]]:
+    """Where each tensor of a model lies in an open file, and its shape here.
+
+    Raises:
+        ModelError: when one is missing, unexpected or of another shape, or holds no weights.
+    """
+    architecture = file.metadata["general.architecture"]
+    with torch.device("meta"):
+        shapes = {name: tuple(tensor.shape) for name, tensor in assemble(config).state_dict().items()}
+    where = gguf_slots(architecture, list(shapes))
+    expected = {slot.theirs: slot.stored_shape(shapes[name]) for name, slot in where.items()}
+    found = {name: tensor.shape for name, tensor in file.tensors.items()}
+    check_tensors(str(file.path), "the metadata", found, expected, ignored=GGUF_TABLES[architecture].ignored)
+    return where, shapes
 
 
 def _values(file: GgufFile, name: str) -> Tensor:

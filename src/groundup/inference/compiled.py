@@ -1,0 +1,113 @@
+"""Choosing and loading the compiled step: which models it computes, and a file or directory opened for it.
+
+Nothing here imports numba before it is known to work.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from groundup.core.errors import UsageError
+from groundup.core.execution import available_cpus
+from groundup.core.jit import numba_works, parallel_layer
+from groundup.inference.contracts import Speaker
+from groundup.model.config import AttentionConfig, TransformerConfig
+from groundup.model.directory import load_model_directory
+from groundup.model.load import gguf_companions
+from groundup.model.weights.files import Progress, stored_dtype
+from groundup.model.weights.gguf_read import open_gguf
+from groundup.model.weights.tile_source import GgufTiles, ModuleTiles, TileSource
+
+CacheType = Literal["auto", "float32", "bfloat16", "int8"]
+
+
+def why_not_compiled(config: TransformerConfig, *, device: str = "cpu", dtype: str = "float32") -> str | None:
+    """Why a model cannot be computed by the compiled step here; None where it can.
+
+    Args:
+        config: the composition.
+        device: where it is to run.
+        dtype: asked for its weights.
+    """
+    if device != "cpu":
+        return f"it runs on the CPU, not on {device}"
+    if dtype == "float16":
+        return "it keeps weights in float32 or bfloat16, not in float16"
+    if not numba_works():
+        return "numba cannot be used here"
+    if not config.has_head:
+        return "the model encodes texts and predicts no tokens"
+    if config.type_vocab_size:
+        return "the model has kinds of text"
+    for layer in config.layers():
+        if not isinstance(layer.mixer, AttentionConfig):
+            return f"a mixer of the model is of kind {layer.mixer.kind}"
+        if not layer.mixer.is_causal:
+            return "the model's attention reads tokens that are still to come"
+        if layer.cross_attention is not None:
+            return "the model has cross-attention"
+    return None
+
+
+def usable_threads(wanted: int | None = None) -> int:
+    """Threads that kernels work on: torch's number where none is wanted, at most the CPUs; 1 without a threading layer."""
+    if parallel_layer() is None:
+        return 1
+    return max(1, min(wanted or torch.get_num_threads(), available_cpus()))
+
+
+def load_compiled(
+    path: Path,
+    *,
+    dtype: str = "float32",
+    cache_type: CacheType = "auto",
+    threads: int | None = None,
+    trust_code: bool = False,
+    on_load: Progress | None = None,
+    on_compile: Progress | None = None,
+) -> Speaker:
+    """Open a model for the compiled step.
+
+    A GGUF file's blocks are used as they are. Matrices of a directory are kept in bfloat16 where they are stored so,
+    which changes no result, and in float32 otherwise.
+
+    Args:
+        path: a model directory or `.gguf` file, as `locate_model` returns it.
+        dtype: `bfloat16` rounds the matrices of a directory.
+        cache_type: of keys and values; `auto` is float32 beside float32 matrices and bfloat16 beside smaller ones.
+        threads: that work together (`usable_threads`).
+        trust_code: as in `load_model`.
+        on_load: called with (tensors read, all tensors).
+        on_compile: called with (kernels compiled, all kernels).
+
+    Raises:
+        ModelError: as `load_model`.
+        UsageError: when the step cannot compute the model (`why_not_compiled`).
+    """
+    if path.is_dir():
+        kind = "bfloat16" if dtype == "bfloat16" or stored_dtype(path) == "bfloat16" else "float32"
+        loaded = load_model_directory(path, dtype=kind, trust_code=trust_code, on_progress=on_load)
+        config, tokenizer, template = loaded.model.config, loaded.tokenizer, loaded.chat_template
+        generation = loaded.generation
+        weights: TileSource = ModuleTiles(loaded.model.state_dict(), "bfloat16" if kind == "bfloat16" else "float32")
+        is_small = kind == "bfloat16"
+        del loaded
+    else:
+        with open_gguf(path) as file:
+            weights = GgufTiles(file)
+            config = weights.config
+            tokenizer, template, generation = gguf_companions(file, config)
+        is_small = True
+    problem = why_not_compiled(config)
+    if problem is not None:
+        raise UsageError(f"{path} has no compiled step: {problem}")
+    from groundup.inference.fast import FastModel
+    from groundup.inference.step import compile_kernels
+
+    compile_kernels(config, weights.kinds(), threads := usable_threads(threads), on_compile)
+    chosen = ("bfloat16" if is_small else "float32") if cache_type == "auto" else cache_type
+    model = FastModel(config, weights, threads=threads, cache_type=chosen, on_progress=on_load)
+    return Speaker(model=model, tokenizer=tokenizer, chat_template=template, generation=generation, folder=path)
