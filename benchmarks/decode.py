@@ -269,7 +269,8 @@ def _llama_batch(path: Path, texts: torch.Tensor) -> Callable[[], Any]:
 def _transformers_batch(path: Path, texts: torch.Tensor) -> Callable[[], Any]:
     from transformers import AutoModelForCausalLM
 
-    model = AutoModelForCausalLM.from_pretrained(str(path.parent), gguf_file=path.name, dtype=torch.bfloat16).eval()
+    model: Any = AutoModelForCausalLM.from_pretrained(str(path.parent), gguf_file=path.name, dtype=torch.bfloat16)
+    model.eval()
     last = texts[:, -1:]
     with torch.no_grad():
         cache = model(texts[:, :-1], use_cache=True).past_key_values

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
@@ -32,10 +32,14 @@ from groundup.tokenizer import ByteBPE
 if not numba_works():
     pytest.skip("the kernels need numba", allow_module_level=True)
 
+from groundup.inference import step as step_module
 from groundup.inference.fast import FastModel
+from groundup.inference.step_numba import work
 
 sys.path.insert(0, str(Path(__file__).parent))
 from rounded_modules import RoundedModules
+
+alone = step_module._interpret
 
 DECODERS = [name for name, config in CASES.items() if config["model_type"] != "bert"]
 # Keys keep the angles of the length that the text had when they came in, so a cut text differs, here and in the modules.
@@ -127,14 +131,60 @@ def test_generation_equals_the_reference_loop(models: Callable[[str], Transforme
         assert together == [[step.token for step in generate(ours, p, sampling)] for p in prompts]
 
 
-def test_threads_change_no_bit(models: Callable[[str], Transformer]) -> None:
+@pytest.fixture
+def three_workers(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Plans are run by three threads of Python, however many CPUs there are; one of them comes late."""
+    with ThreadPoolExecutor(3) as pool:
+
+        def interpret(threads: int, plan: np.ndarray, counters: np.ndarray, state: np.ndarray) -> None:
+            assert threads == 3
+            counters[:] = 0
+            arguments = (plan.ctypes.data, len(plan), counters.ctypes.data, state.ctypes.data)
+            early = [pool.submit(work, *arguments, worker) for worker in range(2)]
+            late = pool.submit(work, *arguments, 2)
+            for worker in (*early, late):
+                worker.result()
+
+        monkeypatch.setattr(step_module, "_interpret", interpret)
+        yield
+
+
+@pytest.mark.parametrize("case", ["qwen3", "gemma2", "gpt2"])
+def test_workers_change_no_bit(models: Callable[[str], Transformer], three_workers: None, case: str) -> None:
+    model = models(case)
+    ids = ids_of(4, LENGTH)
+    together = fast(model, threads=3)
+    found = [together.logits(together(ids)) for _ in range(20)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(step_module, "_interpret", alone)
+        single = fast(model, threads=1)
+        expected = single.logits(single(ids))
+    assert all(torch.equal(one, expected) for one in found)
+
+
+@pytest.mark.parametrize("case", ["llama", "qwen2-window"])
+@pytest.mark.parametrize("cache_type", ["float32", "int8"])
+def test_divided_segments_change_no_bit(
+    models: Callable[[str], Transformer], three_workers: None, case: str, cache_type: str
+) -> None:
+    """Workers share the segments of a long text; alone, a worker reads them one after the other."""
+    model = with_config(models(case), models(case).config.replace(max_position_embeddings=2600))
+    ids = ids_of(2, 2570)
+    together = fast(model, threads=3, cache_type=cache_type)
+    kept = together.new_cache(2)
+    found = [together(piece, cache=kept) for piece in ids.split((2500, 1, 5, 1, 63), dim=1)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(step_module, "_interpret", alone)
+        assert torch.equal(torch.cat(found, dim=1), fast(model, threads=1, cache_type=cache_type)(ids))
+
+
+def test_the_threads_of_numba_change_no_bit(models: Callable[[str], Transformer]) -> None:
     if usable_threads(2) < 2:
         pytest.skip("one CPU, or no threading layer for kernels")
     model = models("qwen3")
     ids = ids_of(4, LENGTH)
-    alone = fast(model, threads=1)
-    expected = alone.logits(alone(ids))
-    together = fast(model, threads=2)
+    single, together = fast(model, threads=1), fast(model, threads=2)
+    expected = single.logits(single(ids))
     for _ in range(50):
         assert torch.equal(together.logits(together(ids)), expected)
 

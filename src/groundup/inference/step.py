@@ -31,7 +31,7 @@ from groundup.model.config import (
     TransformerConfig,
 )
 from groundup.model.ops import rotary_tables
-from groundup.model.ops.attend_numba import attend, scratch_bytes, store
+from groundup.model.ops.attend_numba import SEGMENT, attend, join, record_bytes, scratch_bytes, store
 from groundup.model.ops.products_numba import GROUP, PRODUCTS, group_rows, multiply, quantize_rows
 from groundup.model.ops.rows_numba import ACTIVATES, LAYER_NORM, PART, RMS_NORM, cap, normalize
 from groundup.model.ops.tiles import BLOCK, FLOAT_KINDS, Tiles
@@ -46,6 +46,8 @@ GROUP_TOKENS = 8
 _LEAST_ROTARY_ROWS = 512
 # Parts of a product for each worker.
 _PARTS = 4
+# Groups of tokens up to which the segments of a text are divided among threads.
+_FEW_GROUPS = 4
 
 
 def compile_kernels(
@@ -59,7 +61,7 @@ def compile_kernels(
         threads: that will work together.
         on_progress: called with (kernels that are ready, all kernels).
     """
-    kernels = [multiply, normalize, store, attend]
+    kernels = [multiply, normalize, store, attend, join]
     for kind in sorted(kinds):
         kernels += [*PRODUCTS[kind], group_rows if kind in FLOAT_KINDS else quantize_rows]
     kernels += [ACTIVATES[layer.mlp.activation] for layer in config.layers()]
@@ -140,6 +142,7 @@ class _Program:
         per_group: int = 0,
         per_logit: int = 0,
         waits: bool = True,
+        by_segment: bool = False,
     ) -> NDArray[np.int64]:
         """Write down a call of a kernel; returns its arguments, which may be changed later."""
         array = np.array(arguments, np.int64)
@@ -153,6 +156,7 @@ class _Program:
             "per_logit": per_logit,
             "part": part,
             "waits": int(waits),
+            "by_segment": int(by_segment),
         }
         self.rows.append([row[name] for name in COLUMNS])
         return array
@@ -201,7 +205,8 @@ class Step:
             self._set(name, array.ctypes.data)
         self._set("groups", self.groups.ctypes.data)
         body, head = _Program(), _Program()
-        self._scratch_bytes = 0
+        self._scratch_bytes = self._record_bytes = 0
+        self._records = np.zeros(0, np.uint8)
         self.x = self._buffer("x", config.hidden_size)
         if config.embedding_norm is not None:
             self._add_norm(body, config.embedding_norm, "embed_norm", self.x, self.x)
@@ -257,6 +262,7 @@ class Step:
         self._set("num_tokens", count)
         self._set("num_groups", num_groups)
         self._set("layers", cache.table.ctypes.data)
+        self._divide_segments(num_groups, int(self.slots[:count].max()) + 1)
         self._run("body")
         return self.final.floats(count, self.config.hidden_size)
 
@@ -269,6 +275,16 @@ class Step:
         self._set("num_logits", count)
         self._run("head")
         return self._logits.floats(count, self.config.vocab_size)
+
+    def _divide_segments(self, num_groups: int, longest: int) -> None:
+        """Let several threads share a long text where there are few texts; the numbers are the same either way."""
+        num_segments = -(-longest // SEGMENT)
+        if self.threads == 1 or num_groups > _FEW_GROUPS or num_segments == 1:
+            num_segments = 1
+        elif len(self._records) < (needed := num_groups * num_segments * self._record_bytes + 64):
+            self._records = np.zeros(2 * needed, np.uint8)
+            self._set("records", self._records.ctypes.data + -self._records.ctypes.data % 64)
+        self._set("num_segments", num_segments)
 
     def _set_places(self, count: int, cache: StepCache) -> int:
         """Slots in the cache and groups of neighbours; returns the number of groups."""
@@ -522,26 +538,26 @@ class Step:
         if mixer.sink_logits:
             sinks = self._vector(f"{name}.sink_logits", heads)
         mixed = self._buffer("mixed", heads * size)
-        program.add(
-            attend,
-            (
-                query.address,
-                query.stride,
-                mixed.address,
-                mixed.stride,
-                heads,
-                kv_heads,
-                size,
-                index,
-                _float_bits((mixer.query_pre_attn_scalar or size) ** -0.5),
-                _float_bits(mixer.attn_logit_softcapping or 0.0),
-                mixer.sliding_window or 0,
-                mixer.num_sink_tokens,
-                sinks,
-            ),
-            per_group=kv_heads,
-            part=1,
+        own_bytes = record_bytes(size, heads // kv_heads, GROUP_TOKENS)
+        self._record_bytes = max(self._record_bytes, own_bytes * kv_heads)
+        attended = (
+            query.address,
+            query.stride,
+            mixed.address,
+            mixed.stride,
+            heads,
+            kv_heads,
+            size,
+            index,
+            _float_bits((mixer.query_pre_attn_scalar or size) ** -0.5),
+            _float_bits(mixer.attn_logit_softcapping or 0.0),
+            mixer.sliding_window or 0,
+            mixer.num_sink_tokens,
+            sinks,
+            own_bytes,
         )
+        program.add(attend, attended, per_group=kv_heads, part=1, by_segment=True)
+        program.add(join, attended, per_group=kv_heads, part=1)
         self._scratch_bytes = max(self._scratch_bytes, scratch_bytes(size, heads // kv_heads, GROUP_TOKENS))
         self._add_products(program, mixed, [(f"{name}.o_proj", target, adds)])
 

@@ -1,8 +1,8 @@
 """The interpreter of a step's plan: workers take parts of one kernel's items after the other, until all are done.
 
 A plan is a table of int64 rows: address of a kernel, address of its arguments, how many items it has (a constant, plus
-so many for each token, each group of tokens and each row of logits), how many items are one part, and whether all that
-stands before it must be finished first.
+so many for each token, each group of tokens and each row of logits), how many items are one part, whether all that
+stands before it must be finished first, and whether each item stands for all segments of a long text.
 
 The workers enter once for a whole step and not once for each kernel. Parts are claimed by an atomic counter, so a
 worker that comes late, or never, costs time only: whoever is there does what is left. Which worker computes a part
@@ -17,7 +17,7 @@ from groundup.core.jit import kernel, parallel_kernel
 from groundup.core.vectors_numba import call_kernel, fetch_add, load_acquire, pause, read_i64
 
 #: int64 numbers of a row of the plan, in this order.
-COLUMNS = ("kernel", "arguments", "fixed", "per_token", "per_group", "per_logit", "part", "waits")
+COLUMNS = ("kernel", "arguments", "fixed", "per_token", "per_group", "per_logit", "part", "waits", "by_segment")
 #: Offsets in the state, in bytes, which the kernels know: what all of them share in a call.
 STATE = {
     name: 8 * place
@@ -33,6 +33,8 @@ STATE = {
             "layers",
             "scratch",
             "scratch_bytes",
+            "num_segments",
+            "records",
         )
     )
 }
@@ -50,11 +52,14 @@ def work(plan: int, num_kernels: int, counters: int, state: int, worker: int) ->
         worker: number of this worker, below that for which there is scratch memory.
     """
     num_tokens, num_groups, num_logits = read_i64(state), read_i64(state + 8), read_i64(state + 48)
+    num_segments = read_i64(state + 80)
     before = 0  # parts of all kernels above
     for index in range(num_kernels):
-        row, counter = plan + 64 * index, counters + 8 * (index + 1)
+        row, counter = plan + 72 * index, counters + 8 * (index + 1)
         items = read_i64(row + 16) + read_i64(row + 24) * num_tokens
         items += read_i64(row + 32) * num_groups + read_i64(row + 40) * num_logits
+        if read_i64(row + 64):
+            items *= num_segments
         part = read_i64(row + 48)
         parts = (items + part - 1) // part
         if read_i64(row + 56):

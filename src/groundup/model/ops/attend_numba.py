@@ -54,6 +54,9 @@ BLOCK, SEGMENT = 64, 512
 #: Queries that meet a loaded key together.
 TILE = 4
 _LOWEST = -1e30
+#: Offsets in the state that all kernels of a call share, in bytes (`inference.step_numba.STATE`).
+POSITIONS, SLOTS, ROWS, GROUPS, LAYERS = 16, 24, 32, 40, 56
+SCRATCH, SCRATCH_BYTES, NUM_SEGMENTS, RECORDS = 64, 72, 80, 88
 
 
 @kernel
@@ -84,7 +87,7 @@ def store(arguments: int, start: int, end: int, state: int, worker: int) -> None
     size, half = read_i64(arguments + 64), read_i64(arguments + 72)
     cosines, sines, by_token = read_i64(arguments + 80), read_i64(arguments + 88), read_i64(arguments + 96)
     # Of the cache: address, type, bytes of a row of the batch, of a head, where values and both scales begin.
-    layer = read_i64(state + 56) + 64 * read_i64(arguments + 104)
+    layer = read_i64(state + LAYERS) + 64 * read_i64(arguments + 104)
     base, cache_type, row_bytes, head_bytes = (
         read_i64(layer),
         read_i64(layer + 8),
@@ -94,8 +97,8 @@ def store(arguments: int, start: int, end: int, state: int, worker: int) -> None
     values_at, key_scales_at, value_scales_at = read_i64(layer + 32), read_i64(layer + 40), read_i64(layer + 48)
     width, padded = VALUE_BYTES[cache_type], (size + 15) // 16 * 16
     for token in range(start, end):
-        position, slot = read_i64(read_i64(state + 16) + 8 * token), read_i64(read_i64(state + 24) + 8 * token)
-        row = read_i64(read_i64(state + 32) + 8 * token)
+        position = read_i64(read_i64(state + POSITIONS) + 8 * token)
+        slot, row = read_i64(read_i64(state + SLOTS) + 8 * token), read_i64(read_i64(state + ROWS) + 8 * token)
         table = (token if by_token else position) * half * 4
         for head in range(num_heads + num_kv_heads):
             x = queries + token * query_stride + 4 * size * head
@@ -160,149 +163,238 @@ def _weigh(values: int, padded: int, weights: int, factors: int, sums: int, num_
         rows_store_f32(total, sums + 4 * place, 4 * padded, TILE)
 
 
+@kernel
+def _cache_of(state: int, index: int, row: int, head: int) -> int:
+    """The address of a head's keys in the cache of a layer."""
+    layer = read_i64(state + LAYERS) + 64 * index
+    return read_i64(layer) + row * read_i64(layer + 16) + head * read_i64(layer + 24)
+
+
+@kernel
+def _take_queries(arguments: int, state: int, group: int, head: int, target: int) -> None:
+    """The queries of a group that share a key-value head, the numbers of TILE of them side by side."""
+    queries, stride = read_i64(arguments), read_i64(arguments + 8)
+    shared, size = read_i64(arguments + 32) // read_i64(arguments + 40), read_i64(arguments + 48)
+    first, count = read_i64(read_i64(state + GROUPS) + 16 * group), read_i64(read_i64(state + GROUPS) + 16 * group + 8)
+    padded = (size + 15) // 16 * 16
+    for query in range((count * shared + TILE - 1) // TILE * TILE):
+        real = min(query, count * shared - 1)  # one that fills a tile up repeats the last
+        source = queries + (first + real // shared) * stride + 4 * size * (head * shared + real % shared)
+        own = target + 4 * (query // TILE * TILE * padded + query % TILE)
+        for place in range(size):
+            write_f32(own + 4 * TILE * place, read_f32(source + 4 * place))
+
+
+@kernel
+def _clear(record: int, rows: int, padded: int) -> None:
+    """A record of nothing: weighted values, largest score and sum of each query."""
+    for place in range(0, rows * padded, 16):
+        store_f32(record + 4 * place, splat_f32(0.0))
+    for query in range(rows):
+        write_f32(record + 4 * rows * padded + 4 * query, _LOWEST)
+        write_f32(record + 4 * rows * padded + 4 * rows + 4 * query, 0.0)
+
+
+@kernel
+def _weights_of(
+    arguments: int, line: int, begin: int, used: int, slot: int, key_scales: int, value_scales: int, cache_type: int,
+    largest: int, sums: int, factor_of_old: int,
+) -> None:  # fmt: skip
+    """Scores of one query with a block of keys become their weights, in place; largest score and sum are brought up to date."""
+    factor, limit = float_from_bits(read_i64(arguments + 64)), float_from_bits(read_i64(arguments + 72))
+    window, num_sinks = read_i64(arguments + 80), read_i64(arguments + 88)
+    lowest = slot - window + 1 if window else 0
+    top = splat_f32(_LOWEST)
+    for sixteen in range((used + 15) // 16):
+        place = begin + 16 * sixteen
+        score = mul(load_f32(line + 64 * sixteen), splat_f32(factor))
+        if cache_type == 2:
+            score = mul(score, load_f32(key_scales + 4 * place))
+        if limit > 0.0:
+            score = mul(splat_f32(limit), tanh(mul(score, splat_f32(1.0 / limit))))
+        score = keep_up_to(score, iota(), slot - place)
+        if place < lowest:
+            # Keys before the window, unless they are sinks.
+            seen = keep_up_to(score, sub_i32(splat_i32(0), iota()), place - lowest)
+            if place < num_sinks:
+                seen = larger(seen, keep_up_to(score, iota(), num_sinks - 1 - place))
+            score = seen
+        store_f32(line + 64 * sixteen, score)
+        top = larger(top, score)
+    old = read_f32(largest)
+    new = max(old, largest_of(top))
+    total = splat_f32(0.0)
+    for sixteen in range((used + 15) // 16):
+        share = exp(sub(load_f32(line + 64 * sixteen), splat_f32(new)))
+        total = add(total, share)
+        if cache_type == 2:
+            share = mul(share, load_f32(value_scales + 4 * (begin + 16 * sixteen)))
+        store_f32(line + 64 * sixteen, share)
+    shrink = largest_of(exp(splat_f32(old - new)))
+    write_f32(factor_of_old, shrink)
+    write_f32(largest, new)
+    write_f32(sums, read_f32(sums) * shrink + sum_of(total))
+
+
+@kernel
+def _read_segment(arguments: int, state: int, group: int, head: int, segment: int, scratch: int, record: int) -> None:
+    """What the queries of a group make of the keys of one segment alone; `record` is empty before.
+
+    Args:
+        segment: its first key.
+        scratch: room for a widened block, scores, weights and factors, then the queries (`_take_queries`).
+    """
+    shared, size = read_i64(arguments + 32) // read_i64(arguments + 40), read_i64(arguments + 48)
+    window, num_sinks = read_i64(arguments + 80), read_i64(arguments + 88)
+    first, count = read_i64(read_i64(state + GROUPS) + 16 * group), read_i64(read_i64(state + GROUPS) + 16 * group + 8)
+    layer = read_i64(state + LAYERS) + 64 * read_i64(arguments + 56)
+    cache_type, values_at = read_i64(layer + 8), read_i64(layer + 32)
+    own = _cache_of(state, read_i64(arguments + 56), read_i64(read_i64(state + ROWS) + 8 * first), head)
+    key_scales, value_scales = own + read_i64(layer + 40), own + read_i64(layer + 48)
+    width, padded = VALUE_BYTES[cache_type], (size + 15) // 16 * 16
+    num_queries = count * shared
+    rows = (num_queries + TILE - 1) // TILE * TILE
+    wide_keys, wide_values = scratch, scratch + 4 * BLOCK * padded
+    scores = wide_values + 4 * BLOCK * padded
+    weights, factors = scores + 4 * BLOCK * TILE, scores + 8 * BLOCK * TILE
+    queries, largest, sums = factors + 64, record + 4 * rows * padded, record + 4 * rows * padded + 4 * rows
+    slots = read_i64(state + SLOTS) + 8 * first
+    earliest, last = read_i64(slots), read_i64(slots + 8 * (count - 1))
+    for begin in range(segment, min(segment + SEGMENT, last + 1), BLOCK):
+        if window and begin + BLOCK <= earliest - window + 1 and begin >= num_sinks:
+            continue  # no query sees a key of it
+        num_keys = min(BLOCK, last + 1 - begin)
+        keys, values = own + begin * padded * width, own + values_at + begin * padded * width
+        if cache_type != 0:
+            _widen(keys, cache_type, (num_keys + 15) // 16 * padded, wide_keys)
+            _widen(values, cache_type, num_keys * padded // 16, wide_values)
+            keys, values = wide_keys, wide_values
+        for tile in range(0, num_queries, TILE):
+            newest = read_i64(slots + 8 * ((min(tile + TILE, num_queries) - 1) // shared))
+            if begin > newest:
+                continue
+            used = min(num_keys, newest + 1 - begin)
+            _score(keys, padded, size, queries + 4 * padded * tile, scores, used)
+            for place in range(TILE):
+                query = tile + place
+                slot = read_i64(slots + 8 * (min(query, num_queries - 1) // shared))
+                line = scores + 4 * BLOCK * place
+                _weights_of(
+                    arguments, line, begin, used, slot, key_scales, value_scales, cache_type,
+                    largest + 4 * query, sums + 4 * query, factors + 4 * place,
+                )  # fmt: skip
+            for key in range(used):
+                for place in range(TILE):
+                    write_f32(weights + 4 * (TILE * key + place), read_f32(scores + 4 * (BLOCK * place + key)))
+            _weigh(values, padded, weights, factors, record + 4 * padded * tile, used)
+
+
+@kernel
+def _merge(record: int, part: int, num_queries: int, rows: int, padded: int) -> None:
+    """Add what a later segment gave to what all before it gave."""
+    largest, sums = 4 * rows * padded, 4 * rows * padded + 4 * rows
+    for query in range(num_queries):
+        a, b = read_f32(record + largest + 4 * query), read_f32(part + largest + 4 * query)
+        new = max(a, b)
+        of_old, of_new = exp(splat_f32(a - new)), exp(splat_f32(b - new))
+        kept, added = read_f32(record + sums + 4 * query), read_f32(part + sums + 4 * query)
+        write_f32(record + sums + 4 * query, kept * largest_of(of_old) + added * largest_of(of_new))
+        write_f32(record + largest + 4 * query, new)
+        for place in range(0, padded, 16):
+            offset = 4 * (query * padded + place)
+            values = mul(load_f32(record + offset), of_old)
+            store_f32(record + offset, multiply_add(load_f32(part + offset), of_new, values))
+
+
+@kernel
+def _begin(arguments: int, head: int, record: int, num_queries: int, rows: int, padded: int) -> None:
+    """The record before the first segment: nothing, or a learned sink's score without a value."""
+    _clear(record, rows, padded)
+    sinks, shared = read_i64(arguments + 96), read_i64(arguments + 32) // read_i64(arguments + 40)
+    if sinks:
+        for query in range(num_queries):
+            sink = read_f32(sinks + 4 * (head * shared + query % shared))
+            write_f32(record + 4 * rows * padded + 4 * query, sink)
+            write_f32(record + 4 * rows * padded + 4 * rows + 4 * query, 1.0)
+
+
+@kernel
+def _finish(arguments: int, first: int, head: int, record: int, num_queries: int, rows: int, padded: int) -> None:
+    """Write the weighted values of each query over its sum."""
+    target, stride = read_i64(arguments + 16), read_i64(arguments + 24)
+    shared, size = read_i64(arguments + 32) // read_i64(arguments + 40), read_i64(arguments + 48)
+    for query in range(num_queries):
+        result = target + (first + query // shared) * stride + 4 * size * (head * shared + query % shared)
+        share = 1.0 / read_f32(record + 4 * rows * padded + 4 * rows + 4 * query)
+        for place in range(size):
+            write_f32(result + 4 * place, read_f32(record + 4 * (query * padded + place)) * share)
+
+
 @StepKernel
 def attend(arguments: int, start: int, end: int, state: int, worker: int) -> None:
     """Softmax of the scores of each query with the keys it sees, and the values weighed by it.
 
     Arguments: queries, bytes between rows, result, bytes between rows, query heads, key-value heads, values of a head,
     layer, the bits of the factor of the scores, the bits of their cap (0: none), window (0: none), sink tokens, sink
-    logits (float32, 0: none). Items: a key-value head of a group of tokens of one row.
+    logits (float32, 0: none), bytes of a record. Items: a key-value head of a group of tokens of one row; where the
+    state says that segments are divided, one of its segments, whose record is left for `join`.
     """
-    queries, query_stride = read_i64(arguments), read_i64(arguments + 8)
-    target, target_stride = read_i64(arguments + 16), read_i64(arguments + 24)
-    num_heads, num_kv_heads, size = read_i64(arguments + 32), read_i64(arguments + 40), read_i64(arguments + 48)
-    layer = read_i64(state + 56) + 64 * read_i64(arguments + 56)
-    factor, limit = float_from_bits(read_i64(arguments + 64)), float_from_bits(read_i64(arguments + 72))
-    window, num_sinks, sink_logits = read_i64(arguments + 80), read_i64(arguments + 88), read_i64(arguments + 96)
-    base, cache_type, row_bytes, head_bytes = (
-        read_i64(layer),
-        read_i64(layer + 8),
-        read_i64(layer + 16),
-        read_i64(layer + 24),
-    )
-    values_at, key_scales_at, value_scales_at = read_i64(layer + 32), read_i64(layer + 40), read_i64(layer + 48)
-    width, padded, shared = VALUE_BYTES[cache_type], (size + 15) // 16 * 16, num_heads // num_kv_heads
-    scratch = read_i64(state + 64) + worker * read_i64(state + 72)
-    wide_keys, wide_values = scratch, scratch + 4 * BLOCK * padded
-    scores = wide_values + 4 * BLOCK * padded
-    weights = scores + 4 * BLOCK * TILE
-    factors = weights + 4 * BLOCK * TILE
-    inverse = 1.0 / limit if limit > 0.0 else 0.0
+    num_kv_heads, size = read_i64(arguments + 40), read_i64(arguments + 48)
+    padded, shared = (size + 15) // 16 * 16, read_i64(arguments + 32) // num_kv_heads
+    num_segments = read_i64(state + NUM_SEGMENTS)
+    scratch = read_i64(state + SCRATCH) + worker * read_i64(state + SCRATCH_BYTES)
+    queries = scratch + 4 * (2 * BLOCK * padded + 2 * BLOCK * TILE) + 64
     for item in range(start, end):
-        group, head = read_i64(state + 40) + 16 * (item // num_kv_heads), item % num_kv_heads
-        first, count = read_i64(group), read_i64(group + 8)
+        pair = item // num_segments
+        group, head = pair // num_kv_heads, pair % num_kv_heads
+        span = read_i64(state + GROUPS) + 16 * group
+        first, count = read_i64(span), read_i64(span + 8)
         num_queries = count * shared
         rows = (num_queries + TILE - 1) // TILE * TILE
-        # For each query: itself, sums of a segment and of all, then largest score and sum of both.
-        own_queries = factors + 64
-        parts = own_queries + 4 * padded * rows
-        wholes = parts + 4 * padded * rows
-        part_largest = wholes + 4 * padded * rows
-        part_sums, largest, sums = part_largest + 4 * rows, part_largest + 8 * rows, part_largest + 12 * rows
-        for query in range(rows):
-            for place in range(0, padded, 16):
-                store_f32(wholes + 4 * (query * padded + place), splat_f32(0.0))
-            # The numbers of TILE queries side by side; a query that fills a tile up repeats the last one.
-            real = min(query, num_queries - 1)
-            source = queries + (first + real // shared) * query_stride + 4 * size * (head * shared + real % shared)
-            own_query = own_queries + 4 * (query // TILE * TILE * padded + query % TILE)
-            for place in range(size):
-                write_f32(own_query + 4 * TILE * place, read_f32(source + 4 * place))
-            write_f32(largest + 4 * query, _LOWEST)
-            write_f32(sums + 4 * query, 0.0)
-            if sink_logits and query < num_queries:
-                write_f32(largest + 4 * query, read_f32(sink_logits + 4 * (head * shared + query % shared)))
-                write_f32(sums + 4 * query, 1.0)
-        slots = read_i64(state + 24) + 8 * first
-        row = read_i64(read_i64(state + 32) + 8 * first)
-        own = base + row * row_bytes + head * head_bytes
-        earliest, last = read_i64(slots), read_i64(slots + 8 * (count - 1))
-        for segment in range(0, last + 1, SEGMENT):
-            seen = window == 0 or segment + SEGMENT > earliest - window + 1 or segment < num_sinks
-            if not seen:
-                continue
-            for query in range(rows):
-                for place in range(0, padded, 16):
-                    store_f32(parts + 4 * (query * padded + place), splat_f32(0.0))
-                write_f32(part_largest + 4 * query, _LOWEST)
-                write_f32(part_sums + 4 * query, 0.0)
-            for begin in range(segment, min(segment + SEGMENT, last + 1), BLOCK):
-                if not (window == 0 or begin + BLOCK > earliest - window + 1 or begin < num_sinks):
-                    continue
-                num_keys = min(BLOCK, last + 1 - begin)
-                keys, values = own + begin * padded * width, own + values_at + begin * padded * width
-                if cache_type != 0:
-                    _widen(keys, cache_type, (num_keys + 15) // 16 * padded, wide_keys)
-                    _widen(values, cache_type, num_keys * padded // 16, wide_values)
-                    keys, values = wide_keys, wide_values
-                for tile in range(0, num_queries, TILE):
-                    last_token = (min(tile + TILE, num_queries) - 1) // shared
-                    newest = read_i64(slots + 8 * last_token)
-                    if begin > newest:
-                        continue
-                    used = min(num_keys, newest + 1 - begin)
-                    _score(keys, padded, size, own_queries + 4 * padded * tile, scores, used)
-                    for query in range(tile, tile + TILE):
-                        line = scores + 4 * BLOCK * (query - tile)
-                        slot = read_i64(slots + 8 * (min(query, num_queries - 1) // shared))
-                        lowest = slot - window + 1 if window else 0
-                        top = splat_f32(_LOWEST)
-                        for sixteen in range((used + 15) // 16):
-                            place = begin + 16 * sixteen
-                            score = mul(load_f32(line + 64 * sixteen), splat_f32(factor))
-                            if cache_type == 2:
-                                score = mul(score, load_f32(own + key_scales_at + 4 * place))
-                            if limit > 0.0:
-                                score = mul(splat_f32(limit), tanh(mul(score, splat_f32(inverse))))
-                            score = keep_up_to(score, iota(), slot - place)
-                            if place < lowest:
-                                # Keys before the window, unless they are sinks.
-                                hidden = keep_up_to(score, sub_i32(splat_i32(0), iota()), place - lowest)
-                                if place < num_sinks:
-                                    hidden = larger(hidden, keep_up_to(score, iota(), num_sinks - 1 - place))
-                                score = hidden
-                            store_f32(line + 64 * sixteen, score)
-                            top = larger(top, score)
-                        old = read_f32(part_largest + 4 * query)
-                        new = max(old, largest_of(top))
-                        news, sums_of_block = splat_f32(new), splat_f32(0.0)
-                        for sixteen in range((used + 15) // 16):
-                            share = exp(sub(load_f32(line + 64 * sixteen), news))
-                            sums_of_block = add(sums_of_block, share)
-                            if cache_type == 2:
-                                share = mul(share, load_f32(own + value_scales_at + 4 * (begin + 16 * sixteen)))
-                            store_f32(line + 64 * sixteen, share)
-                        shrink = largest_of(exp(splat_f32(old - new)))
-                        write_f32(factors + 4 * (query - tile), shrink)
-                        write_f32(part_largest + 4 * query, new)
-                        total = read_f32(part_sums + 4 * query) * shrink + sum_of(sums_of_block)
-                        write_f32(part_sums + 4 * query, total)
-                    for key in range(used):
-                        for query in range(TILE):
-                            write_f32(weights + 4 * (TILE * key + query), read_f32(scores + 4 * (BLOCK * query + key)))
-                    _weigh(values, padded, weights, factors, parts + 4 * padded * tile, used)
-            for query in range(num_queries):
-                a, b = read_f32(largest + 4 * query), read_f32(part_largest + 4 * query)
-                new = max(a, b)
-                of_old, of_new = exp(splat_f32(a - new)), exp(splat_f32(b - new))
-                total = read_f32(sums + 4 * query) * largest_of(of_old) + read_f32(part_sums + 4 * query) * largest_of(
-                    of_new
-                )
-                write_f32(sums + 4 * query, total)
-                write_f32(largest + 4 * query, new)
-                for place in range(0, padded, 16):
-                    offset = 4 * (query * padded + place)
-                    kept = mul(load_f32(wholes + offset), of_old)
-                    store_f32(wholes + offset, multiply_add(load_f32(parts + offset), of_new, kept))
-        for query in range(num_queries):
-            result = target + (first + query // shared) * target_stride + 4 * size * (head * shared + query % shared)
-            share = 1.0 / read_f32(sums + 4 * query)
-            for place in range(size):
-                write_f32(result + 4 * place, read_f32(wholes + 4 * (query * padded + place)) * share)
+        _take_queries(arguments, state, group, head, queries)
+        if num_segments > 1:
+            record = read_i64(state + RECORDS) + item * read_i64(arguments + 104)
+            _clear(record, rows, padded)
+            _read_segment(arguments, state, group, head, item % num_segments * SEGMENT, scratch, record)
+        else:
+            part = queries + 4 * padded * rows
+            record = part + 4 * (padded + 2) * rows
+            _begin(arguments, head, record, num_queries, rows, padded)
+            last = read_i64(read_i64(state + SLOTS) + 8 * (first + count - 1))
+            for segment in range(0, last + 1, SEGMENT):
+                _clear(part, rows, padded)
+                _read_segment(arguments, state, group, head, segment, scratch, part)
+                _merge(record, part, num_queries, rows, padded)
+            _finish(arguments, first, head, record, num_queries, rows, padded)
 
 
-def scratch_bytes(size: int, shared: int, tokens: int) -> int:
-    """What `attend` needs for each worker.
+@StepKernel
+def join(arguments: int, start: int, end: int, state: int, worker: int) -> None:
+    """Merge the records of the segments that `attend` left, in their order; nothing where it left none.
+
+    Arguments: those of `attend`. Items: a key-value head of a group of tokens.
+    """
+    num_kv_heads, size = read_i64(arguments + 40), read_i64(arguments + 48)
+    padded, shared = (size + 15) // 16 * 16, read_i64(arguments + 32) // num_kv_heads
+    num_segments = read_i64(state + NUM_SEGMENTS)
+    if num_segments == 1:
+        return
+    total = read_i64(state + SCRATCH) + worker * read_i64(state + SCRATCH_BYTES)
+    for item in range(start, end):
+        group, head = item // num_kv_heads, item % num_kv_heads
+        span = read_i64(state + GROUPS) + 16 * group
+        first, count = read_i64(span), read_i64(span + 8)
+        num_queries = count * shared
+        rows = (num_queries + TILE - 1) // TILE * TILE
+        _begin(arguments, head, total, num_queries, rows, padded)
+        for segment in range(num_segments):
+            part = read_i64(state + RECORDS) + (item * num_segments + segment) * read_i64(arguments + 104)
+            _merge(total, part, num_queries, rows, padded)
+        _finish(arguments, first, head, total, num_queries, rows, padded)
+
+
+def record_bytes(size: int, shared: int, tokens: int) -> int:
+    """Of what is known of the queries of a group: weighted values, largest score and sum of each.
 
     Args:
         size: values of a head.
@@ -310,7 +402,14 @@ def scratch_bytes(size: int, shared: int, tokens: int) -> int:
         tokens: most tokens of a group.
     """
     padded, rows = -(-size // 16) * 16, -(-tokens * shared // TILE) * TILE
-    return 4 * (2 * BLOCK * padded + 2 * BLOCK * TILE + 16 + 3 * padded * rows + 4 * rows) + 256
+    return 4 * (padded + 2) * rows
+
+
+def scratch_bytes(size: int, shared: int, tokens: int) -> int:
+    """What `attend` needs for each worker; the arguments are those of `record_bytes`."""
+    padded, rows = -(-size // 16) * 16, -(-tokens * shared // TILE) * TILE
+    blocks = 4 * (2 * BLOCK * padded + 2 * BLOCK * TILE) + 64
+    return blocks + 4 * padded * rows + 2 * record_bytes(size, shared, tokens) + 64
 
 
 assert math.log2(BLOCK).is_integer() and SEGMENT % BLOCK == 0
