@@ -233,6 +233,27 @@ write_u16 = _operation([types.int64, types.int64], None)(_writer(_I16, 2))
 write_i32 = _operation([types.int64, types.int64], None)(_writer(_I32, 4))
 
 
+def _prefetch(typing: Any, address: Any, lines: Any) -> Any:
+    """Ask for so many cache lines (a literal number) from an address on; they may lie beyond the memory that is there."""
+    count = lines.literal_value
+
+    def write(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        pointer = _I8.as_pointer()
+        function: Any = cgutils.get_or_insert_function(  # type: ignore[no-untyped-call]
+            builder.module, ir.FunctionType(ir.VoidType(), [pointer, _I32, _I32, _I32]), "llvm.prefetch.p0"
+        )
+        for line in range(count):
+            place = builder.inttoptr(builder.add(values[0], ir.Constant(_I64, 64 * line)), pointer)
+            # To be read, to stay in all caches, as data.
+            builder.call(function, [place, *(ir.Constant(_I32, number) for number in (0, 3, 1))])
+        return context.get_dummy_value()
+
+    return types.void(types.int64, lines), write
+
+
+prefetch: Any = intrinsic(prefer_literal=True)(_prefetch)
+
+
 # Making and converting ------------------------------------------------------------------------------------------------
 
 

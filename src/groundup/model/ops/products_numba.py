@@ -27,6 +27,7 @@ from groundup.core.vectors_numba import (
     nearest_i32,
     or_u8,
     or_where,
+    prefetch,
     read_f32,
     read_i64,
     rows_add_memory,
@@ -57,6 +58,8 @@ from groundup.model.ops.tiles import BF16, F32, FLOAT_KINDS, INT8, NAMES, Q4_0, 
 
 #: Rows of activations that stand side by side, number by number, so that one address reaches all of them.
 GROUP = 8
+#: How far ahead of what it reads a product with one row asks for weights, in bytes.
+AHEAD = 4096
 
 
 @StepKernel
@@ -127,13 +130,19 @@ def _product(KIND: int, COUNT: int) -> StepKernel:
         out = read_i64(arguments + 64) + 64 * index + row * out_stride
         # As `quantize_rows` has them: for a block 256 bytes of codes, 32 of scales, 32 of sums, 64 of sums of halves.
         row_scales, row_sums, row_halves = x + 256 * num_blocks, x + 288 * num_blocks, x + 320 * num_blocks
+        # One row waits for memory, and the processor's own prefetching does not keep up; with more rows it has time.
+        ahead = tile + AHEAD
         result = rows_zero_f32(COUNT)
         low_bits, four = splat_u8(15), splat_u8(4)
         if KIND == F32:
             for column in range(32 * num_blocks):
+                if COUNT == 1:
+                    prefetch(ahead + 64 * column, 1)
                 result = rows_multiply_add(result, load_f32(tile + 64 * column), x + 32 * column)
         elif KIND == BF16:
             for pair in range(16 * num_blocks):
+                if COUNT == 1:
+                    prefetch(ahead + 64 * pair, 1)
                 both = load_i32(tile + 64 * pair)
                 even, odd = from_bits(shift_left(both, 16)), from_bits(and_i32(both, -65536))
                 result = rows_multiply_add(result, even, x + 64 * pair)
@@ -143,6 +152,8 @@ def _product(KIND: int, COUNT: int) -> StepKernel:
             for start in range(0, num_blocks, group):
                 part = rows_zero_f32(COUNT)
                 for block in range(start, min(start + group, num_blocks)):
+                    if COUNT == 1:
+                        prefetch(ahead + 512 * block, 8)
                     total = rows_splat_sum(COUNT, row_halves + 64 * block, 32, -128)
                     for j in range(8):
                         codes = load_u8(tile + 512 * block + 64 * j)
@@ -151,6 +162,8 @@ def _product(KIND: int, COUNT: int) -> StepKernel:
                 result = rows_add_product(result, part, load_f32(scales + 64 * (start // group)))
         elif KIND == Q8_0:
             for block in range(num_blocks):
+                if COUNT == 1:
+                    prefetch(ahead + 544 * block, 9)
                 total = rows_splat_sum(COUNT, row_halves + 64 * block, 32, -128)
                 for j in range(8):
                     codes = load_u8(tile + 512 * block + 64 * j)
@@ -158,6 +171,8 @@ def _product(KIND: int, COUNT: int) -> StepKernel:
                 result = rows_add_scaled(result, total, load_f32_from_f16(scales + 32 * block), row_scales + 32 * block)
         elif KIND == Q4_0:
             for block in range(num_blocks):
+                if COUNT == 1:
+                    prefetch(ahead + 288 * block, 5)
                 total = rows_splat_sum(COUNT, row_halves + 64 * block, 32, -8)
                 for j in range(4):
                     codes, place = load_u8(tile + 256 * block + 64 * j), x + 256 * block + 32 * j
@@ -166,6 +181,8 @@ def _product(KIND: int, COUNT: int) -> StepKernel:
                 result = rows_add_scaled(result, total, load_f32_from_f16(scales + 32 * block), row_scales + 32 * block)
         elif KIND == Q4_1:
             for block in range(num_blocks):
+                if COUNT == 1:
+                    prefetch(ahead + 320 * block, 5)
                 total = rows_zero_i32(COUNT)
                 for j in range(4):
                     codes, place = load_u8(tile + 256 * block + 64 * j), x + 256 * block + 32 * j
@@ -176,6 +193,8 @@ def _product(KIND: int, COUNT: int) -> StepKernel:
                 result = rows_multiply_add(result, minimum, row_sums + 32 * block)
         elif KIND == Q5_0:
             for block in range(num_blocks):
+                if COUNT == 1:
+                    prefetch(ahead + 352 * block, 6)
                 total = rows_splat_sum(COUNT, row_halves + 64 * block, 32, -16)
                 for j in range(4):
                     codes, place = load_u8(tile + 256 * block + 64 * j), x + 256 * block + 32 * j
@@ -188,6 +207,8 @@ def _product(KIND: int, COUNT: int) -> StepKernel:
         elif KIND == Q4_K:
             zero = splat_f32(0.0)
             for pair in range(num_blocks // 2):  # two blocks share the bytes of their codes
+                if COUNT == 1:
+                    prefetch(ahead + 592 * pair, 10)
                 whole = high + 64 * (pair // 4)  # d and dmin of a super-block of eight
                 first, second = rows_zero_i32(COUNT), rows_zero_i32(COUNT)
                 for j in range(8):
@@ -206,6 +227,8 @@ def _product(KIND: int, COUNT: int) -> StepKernel:
             for half in range(num_blocks // 4):  # of a super-block: 128 values, four planes of 32
                 d = load_f32_from_f16(minima + 32 * (half // 2))
                 for side in range(2):  # sixteen values of each plane, which have a scale of their own
+                    if COUNT == 1:
+                        prefetch(ahead + 840 * (2 * half + side), 14)
                     place, sums = x + 1024 * half + 128 * side, row_halves + 256 * half + 32 * side
                     own, block = scales + 128 * half + 16 * side, row_scales + 128 * half
                     codes, bits = tile + 1024 * half + 256 * side, high + 512 * half + 256 * side
@@ -230,6 +253,8 @@ def _product(KIND: int, COUNT: int) -> StepKernel:
                     result = rows_add_scaled(result, b, mul(d, load_f32_from_i8(own + 96)), block + 96)
         elif KIND == WIDE:
             for half in range(2 * num_blocks):  # sixteen values
+                if COUNT == 1:
+                    prefetch(ahead + 384 * half, 6)
                 total = rows_zero_i32(COUNT)
                 for j in range(4):
                     codes = load_u8(tile + 256 * half + 64 * j)

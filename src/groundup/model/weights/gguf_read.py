@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import mmap
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -108,6 +109,17 @@ class GgufFile:
             raise ModelError(f"{self.path} has no tensor {name!r}")
         tensor = self.tensors[name]
         return np.frombuffer(self._data, np.uint8, tensor.num_bytes, tensor.offset)
+
+    def page_releaser(self) -> Callable[[], None]:
+        """A function that gives the pages of the file that were read back to the system; it outlives `close`.
+
+        What is read again afterwards is read from the file again. Where the platform has no such call, or the content
+        is no mapped file, it does nothing.
+        """
+        data = self._data
+        if not isinstance(data, mmap.mmap) or not hasattr(mmap, "MADV_DONTNEED"):
+            return lambda: None
+        return lambda: data.madvise(mmap.MADV_DONTNEED)
 
     def close(self) -> None:
         """Let go of the file: it is unmapped now, or when the last view that `raw` returned is gone."""

@@ -62,7 +62,7 @@ class GgufTiles:
 
     def __init__(self, file: GgufFile) -> None:
         self.config: TransformerConfig = gguf_config(file)
-        self._arena = Arena()
+        self._arena, self._release = Arena(), file.page_releaser()
         self._embeddings: dict[str, NDArray[np.uint8]] = {}
         self._architecture = str(file.metadata["general.architecture"])
         self._slots, self._shapes = check_gguf_tensors(file, self.config)
@@ -73,9 +73,10 @@ class GgufTiles:
         """A matrix in tiles of its own format."""
         rows = self._rows_of(name)
         order = self._order(name)
-        return tiles_from_blocks(
-            rows if order is None else rows[order], self.format(name), self._shapes[name][1], self._arena
-        )
+        stored = rows if order is None else rows[order]
+        tiles = tiles_from_blocks(stored, self.format(name), self._shapes[name][1], self._arena)
+        self._release()  # or the file would be in memory beside its tiles
+        return tiles
 
     def kinds(self) -> set[int]:
         """The kinds of tile among the matrices."""
