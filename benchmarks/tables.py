@@ -114,13 +114,15 @@ def comparisons_table(result: dict[str, Any]) -> str:
 def decode_table(result: dict[str, Any]) -> str:
     """Tokens per second of SmolLM2-135M, and what a fresh process takes."""
     rows = []
-    for row in result["rows"]:
-        tokens = result["tokens"][row["name"]]
-        own, theirs = (tokens / row[side]["median_s"] for side in ("ours", "peer"))
-        share = "" if row["share_of_floor"] is None else f", {row['share_of_floor']:.0%} of what memory allows"
-        rows.append(
-            [row["name"], f"{own:,.0f} tokens/s{share}", f"{row['peer_name']} {theirs:,.0f} ({row['ratio']:.1f} times)"]
-        )
+    for name, tokens in result["tokens"].items():
+        same = [row for row in result["rows"] if row["name"] == name]
+        own = tokens / statistics.median(row["ours"]["median_s"] for row in same)
+        share = same[0]["share_of_floor"]
+        bound = "" if share is None else f", {share:.0%} of what memory allows"
+        peers = [
+            f"{row['peer_name']} {tokens / row['peer']['median_s']:,.0f} ({row['ratio']:.1f} times)" for row in same
+        ]
+        rows.append([name, f"{own:,.0f} tokens/s{bound}", "; ".join(peers)])
     first, peaks = result["first_token_s"], result["peak_bytes"]
     for name, own, theirs in (
         (
