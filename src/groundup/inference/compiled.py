@@ -92,7 +92,9 @@ def load_compiled(
         loaded = load_model_directory(path, dtype=kind, trust_code=trust_code, on_progress=on_load)
         config, tokenizer, template = loaded.model.config, loaded.tokenizer, loaded.chat_template
         generation = loaded.generation
-        weights: TileSource = ModuleTiles(loaded.model.state_dict(), "bfloat16" if kind == "bfloat16" else "float32")
+        weights: TileSource = ModuleTiles(
+            loaded.model.state_dict(), "bfloat16" if kind == "bfloat16" else "float32", lets_go=True
+        )
         is_small = kind == "bfloat16"
         del loaded
     else:
