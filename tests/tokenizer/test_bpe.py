@@ -343,3 +343,15 @@ def test_fingerprints_tell_tokenizers_apart(small_bpe: ByteBPE) -> None:
         ByteBPE.from_merges(small_bpe.merges, special_tokens=SPECIAL_TOKENS[:2]),
     ]
     assert len({small_bpe.fingerprint(), *(other.fingerprint() for other in others)}) == 4
+
+
+def test_every_character_of_the_byte_alphabet_and_no_other_is_read() -> None:
+    from groundup.tokenizer.byte_level import BYTE_TO_CHARACTER, CHARACTER_TO_BYTE, to_bytes, to_characters
+
+    assert to_bytes(to_characters(bytes(range(256)))) == bytes(range(256))
+    assert [to_bytes(BYTE_TO_CHARACTER[byte]) for byte in range(256)] == [bytes([byte]) for byte in range(256)]
+    for character in map(chr, [*range(0x3000), 0xFFFF, 0x1F600]):
+        if character not in CHARACTER_TO_BYTE:
+            with pytest.raises(KeyError) as caught:
+                to_bytes("Ġ" + character)
+            assert caught.value.args == (character,)

@@ -11,6 +11,7 @@ from groundup.core.execution import resolve_device
 from groundup.core.files import read_json, sha256_json
 from groundup.inference.compiled import CacheType, load_compiled, why_not_compiled
 from groundup.inference.contracts import Speaker
+from groundup.model.config import TransformerConfig
 from groundup.model.directory import LoadedModel
 from groundup.model.load import load_model, read_config
 from groundup.model.sources import locate_model
@@ -63,9 +64,8 @@ def open_speaker(
         ModelError: as `load_model`.
     """
     path = locate_model(source)
-    check_writes(source, True)
     device = resolve_device(device)
-    problem = why_not_compiled(read_config(source), device=device, dtype=dtype)
+    problem = why_not_compiled(check_writes(source, True), device=device, dtype=dtype)
     if engine == "compiled" and problem is not None:
         raise UsageError(f"--engine compiled is not possible: {problem}")
     if engine == "torch" or problem is not None:
@@ -88,8 +88,12 @@ def open_speaker(
         return load_compiled(path, dtype=dtype, cache_type=cache_type, on_load=on_load, on_compile=on_compile)
 
 
-def check_writes(source: Path | str, writes: bool) -> None:
-    """Raise UsageError, before any weights are read, unless the model is a language model (or, False, an encoder)."""
+def check_writes(source: Path | str, writes: bool) -> TransformerConfig:
+    """Raise UsageError, before any weights are read, unless the model is a language model (or, False, an encoder).
+
+    Returns:
+        its composition.
+    """
     config = read_config(source)
     if writes and not config.has_head:
         raise UsageError(f"{source} is a sentence encoder and writes no text: use it with  groundup embed")
@@ -97,6 +101,7 @@ def check_writes(source: Path | str, writes: bool) -> None:
         raise UsageError(
             f"{source} gives one vector for each token, not for a text: use a sentence encoder, such as minilm"
         )
+    return config
 
 
 def check_not_source(out: Path, source: Path | str) -> None:

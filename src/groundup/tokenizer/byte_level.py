@@ -16,6 +16,12 @@ BYTE_TO_CHARACTER = _byte_to_character()
 CHARACTER_TO_BYTE = {character: byte for byte, character in BYTE_TO_CHARACTER.items()}
 
 
+# Each character as that of its byte's number in Latin-1; those of Latin-1 that stand for no byte as one beyond it.
+_TO_LATIN_1 = {number: "\uffff" for number in range(256)} | {
+    ord(character): byte for character, byte in CHARACTER_TO_BYTE.items()
+}
+
+
 def to_characters(token: bytes) -> str:
     """Write bytes in the byte-level alphabet (` the` becomes `Ġthe`)."""
     return "".join(BYTE_TO_CHARACTER[byte] for byte in token)
@@ -27,4 +33,8 @@ def to_bytes(token: str) -> bytes:
     Raises:
         KeyError: for a character outside of the alphabet.
     """
-    return bytes(CHARACTER_TO_BYTE[character] for character in token)
+    try:
+        return token.translate(_TO_LATIN_1).encode("latin-1")
+    except UnicodeEncodeError:
+        # Character by character, which names the one that is wrong.
+        return bytes(CHARACTER_TO_BYTE[character] for character in token)
