@@ -17,8 +17,9 @@ CHARACTER_TO_BYTE = {character: byte for byte, character in BYTE_TO_CHARACTER.it
 
 
 # Each character as that of its byte's number in Latin-1; those of Latin-1 that stand for no byte as one beyond it.
-_TO_LATIN_1 = {number: "\uffff" for number in range(256)} | {
-    ord(character): byte for character, byte in CHARACTER_TO_BYTE.items()
+_TO_LATIN_1: dict[int, str | int] = {
+    **dict.fromkeys(range(256), "\uffff"),
+    **{ord(character): byte for character, byte in CHARACTER_TO_BYTE.items()},
 }
 
 
