@@ -163,6 +163,7 @@ def _show(found: QuantizeReport, problem: str | None) -> None:
         ["likeliest token equal", "100 %", f"{100 * d.top1:.1f} %"],
     ]
     console.table(["", "original", found.type], rows)
-    console.say(f"on {d.positions:,} predictions of {found.text}" + (f"; {problem}" if problem else ""))
+    runs = f"as torch runs it: {problem}" if problem else "as it runs, with activations rounded to eight bits"
+    console.say(f"on {d.positions:,} predictions of {found.text}; the new model {runs}")
     console.say("changed most by rounding (root mean square of the change over that of the weights):")
     console.facts([[name, f"{100 * value:.2f} %"] for name, value in found.worst.items()])
