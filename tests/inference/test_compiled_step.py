@@ -327,7 +327,7 @@ def test_a_gguf_file_gives_what_its_rounded_modules_give(tmp_path: Path, case: s
     expected = reference.logits(reference(ids))
     apart = (step.logits(step(ids)) - expected).abs().amax(-1) / expected.abs().max()
     assert float((apart < 1e-5).double().mean()) > 0.6
-    assert float(apart.max()) < 0.03
+    assert float(apart.max()) < 0.05  # as far as rounding itself moves them
 
 
 def test_a_thousand_generations_do_not_grow(models: Callable[[str], Transformer]) -> None:
