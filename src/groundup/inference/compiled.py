@@ -1,6 +1,6 @@
 """Choosing and loading the compiled step: which models it computes, and a file or directory opened for it.
 
-Nothing here imports numba before it is known to work.
+Nothing here imports numba before it is known to work, nor torch before a directory is opened.
 """
 
 from __future__ import annotations
@@ -8,18 +8,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-import torch
-
 from groundup.core.errors import UsageError
-from groundup.core.execution import available_cpus
+from groundup.core.execution import available_cpus, default_threads
 from groundup.core.jit import numba_works, parallel_layer
+from groundup.core.progress import Progress
 from groundup.inference.contracts import Speaker
+from groundup.model.companions import gguf_companions
 from groundup.model.config import AttentionConfig, TransformerConfig
-from groundup.model.directory import load_model_directory
-from groundup.model.load import gguf_companions
-from groundup.model.weights.files import Progress, stored_dtype
 from groundup.model.weights.gguf_read import open_gguf
-from groundup.model.weights.tile_source import GgufTiles, ModuleTiles, TileSource
+from groundup.model.weights.tile_source import GgufTiles, TileSource
 
 CacheType = Literal["auto", "float32", "bfloat16", "int8"]
 
@@ -53,10 +50,10 @@ def why_not_compiled(config: TransformerConfig, *, device: str = "cpu", dtype: s
 
 
 def usable_threads(wanted: int | None = None) -> int:
-    """Threads that kernels work on: torch's number where none is wanted, at most the CPUs; 1 without a threading layer."""
+    """Threads that kernels work on: the machine's number where none is wanted, at most the CPUs; 1 without a threading layer."""
     if parallel_layer() is None:
         return 1
-    return max(1, min(wanted or torch.get_num_threads(), available_cpus()))
+    return max(1, min(wanted or default_threads(), available_cpus()))
 
 
 def load_compiled(
@@ -88,6 +85,10 @@ def load_compiled(
         UsageError: when the step cannot compute the model (`why_not_compiled`).
     """
     if path.is_dir():
+        from groundup.model.directory import load_model_directory
+        from groundup.model.weights.files import stored_dtype
+        from groundup.model.weights.module_tiles import ModuleTiles
+
         kind = "bfloat16" if dtype == "bfloat16" or stored_dtype(path) == "bfloat16" else "float32"
         loaded = load_model_directory(path, dtype=kind, trust_code=trust_code, on_progress=on_load)
         config, tokenizer, template = loaded.model.config, loaded.tokenizer, loaded.chat_template
