@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from groundup.core.execution import torch_dtype
+from groundup.core.progress import Progress
 from groundup.model.companions import gguf_companions, is_preset, read_config
 from groundup.model.directory import LoadedModel, load_model_directory
 from groundup.model.presets import preset
 from groundup.model.sources import locate_model
 from groundup.model.transformer import build
-from groundup.model.weights.files import Progress
 from groundup.model.weights.gguf_model import load_gguf_weights
 from groundup.model.weights.gguf_read import open_gguf
 from groundup.tokenizer.bpe import ByteBPE

@@ -13,10 +13,10 @@ from torch import Tensor
 
 from groundup.core.errors import ModelError
 from groundup.core.execution import torch_dtype
+from groundup.core.progress import Progress
 from groundup.model.config import TransformerConfig
 from groundup.model.ops.blocks_quantize import quantize
 from groundup.model.transformer import Transformer, assemble
-from groundup.model.weights.files import Progress
 from groundup.model.weights.gguf_config import config_to_gguf
 from groundup.model.weights.gguf_contents import check_gguf_tensors, gguf_config, gguf_values
 from groundup.model.weights.gguf_format import Typed
