@@ -36,7 +36,7 @@ if not numba_works():
 from groundup.inference import step as step_module
 from groundup.inference.fast import FastModel
 from groundup.inference.fast_tensors import FastTensors
-from groundup.inference.step_numba import work
+from groundup.inference.step_plan import work
 
 sys.path.insert(0, str(Path(__file__).parent))
 from rounded_modules import RoundedModules

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import importlib
 import logging
 import os
@@ -12,6 +13,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from platformdirs import user_cache_path
+
+from groundup.core.machine_code import CodeStore, MachineCode, code_from_ir, load_code, sources_of
 
 log = logging.getLogger("groundup.core.jit")
 
@@ -33,6 +36,16 @@ def numba_works() -> bool:
         return False
     settings: Any = numba.config
     return not settings.DISABLE_JIT
+
+
+def kernels_work() -> bool:
+    """`numba_works`, without importing numba where machine code is kept from an earlier process."""
+    if sys.byteorder != "little" or os.environ.get("NUMBA_DISABLE_JIT", "0") not in ("", "0"):
+        return False
+    try:
+        return CodeStore().has_any or numba_works()
+    except ImportError:  # llvmlite
+        return numba_works()
 
 
 @lru_cache(maxsize=1)
@@ -89,14 +102,33 @@ def parallel_kernel(function: Function) -> Function:
 
 
 @lru_cache(maxsize=1)
-def parallel_layer() -> str | None:
-    """The threading layer for kernels, which is then numba's for this process: omp, else tbb, else None.
+def openmp_parallel() -> Any:
+    """`GOMP_parallel(function, data, threads, 0)` of libgomp: machine code on several threads at once.
 
-    `NUMBA_THREADING_LAYER` decides where it is set. numba's third layer, workqueue, ends the process when two threads
-    enter it and takes some 50 microseconds for a call: kernels then run on one thread.
+    None where there is no libgomp, or `NUMBA_THREADING_LAYER` asks for another layer.
     """
-    if not numba_works():
+    if os.environ.get("NUMBA_THREADING_LAYER", "default") not in ("", "default", "omp"):
         return None
+    try:
+        parallel = ctypes.CDLL("libgomp.so.1").GOMP_parallel
+    except (OSError, AttributeError):
+        return None
+    parallel.argtypes, parallel.restype = [ctypes.c_int64, ctypes.c_int64, ctypes.c_uint, ctypes.c_uint], None
+    return parallel
+
+
+@lru_cache(maxsize=1)
+def parallel_layer() -> str | None:
+    """The threading layer for kernels: omp, else tbb, else None.
+
+    Where it is not `openmp_parallel` itself, it is then numba's for this process. `NUMBA_THREADING_LAYER` decides where
+    it is set. numba's third layer, workqueue, ends the process when two threads enter it and takes some 50 microseconds
+    for a call: kernels then run on one thread.
+    """
+    if not kernels_work():
+        return None
+    if openmp_parallel() is not None:
+        return "omp"
     import numba
 
     config: Any = numba.config
@@ -113,39 +145,56 @@ def parallel_layer() -> str | None:
 
 
 class StepKernel:
-    """A kernel that other machine code calls by its address, with the same five whole numbers as every other.
+    """A kernel that other machine code calls by its address, with whole numbers alone.
 
-    Compiled at the first use of its address and kept as those of `kernel`.
+    Its machine code is kept (`machine_code.CodeStore`); the module of its body, and numba, are imported only where there
+    is none yet. A kernel allocates nothing and raises nothing.
 
     Args:
-        function: `(arguments, start, end, state, worker) -> None`: the address of its own arguments, the part of its
-            items to do, the address of what all kernels of a call share, and which of the workers it is.
+        body: `module:function`, of arguments that are int64. For the kernels of a plan these are the address of its own
+            arguments, the part of its items to do, the address of what all kernels of a call share, and which of the
+            workers it is.
+        options: where there are any, the function returns the body for them.
+        num_arguments: of the body.
     """
 
-    def __init__(self, function: Callable[..., None]) -> None:
-        self.function = function
-        self.__doc__ = function.__doc__
+    def __init__(self, body: str, *options: int, num_arguments: int = 5) -> None:
+        self.body, self.options, self.num_arguments = body, options, num_arguments
 
     @cached_property
-    def _compiled(self) -> Any:
-        import numba
+    def _loaded(self) -> tuple[int, Any]:
+        module, _, function = self.body.partition(":")
+        name = "-".join([module.rpartition(".")[2], function, *map(str, self.options)])
+        sources, store = sources_of(module), CodeStore()
+        code = store.read(name, sources)
+        if code is None:
+            code = self._compile(getattr(importlib.import_module(module), function))
+            store.write(name, sources, code)
+        return load_code(code)
 
-        signature = numba.void(*[numba.int64] * 5)
+    def _compile(self, function: Any) -> MachineCode:
+        import numba
+        from numba.core.registry import cpu_target
+
+        body = function(*self.options) if self.options else function
         cfunc: Any = numba.cfunc
-        options = {"error_model": "numpy", "_nrt": False}
-        try:
-            return cfunc(signature, cache=True, **options)(self.function)
-        except RuntimeError:  # no folder can be written to
-            return cfunc(signature, **options)(self.function)
+        compiled = cfunc(numba.void(*[numba.int64] * self.num_arguments), error_model="numpy", _nrt=False)(body)
+        codegen: Any = cpu_target.target_context.codegen()
+        _, cpu, features = codegen.magic_tuple()
+        return code_from_ir(compiled.inspect_llvm(), compiled.native_name, cpu, features)
 
     @property
     def address(self) -> int:
         """Where the machine code begins."""
-        return int(self._compiled.address)
+        return self._loaded[0]
 
-    def __call__(self, arguments: int, start: int, end: int, state: int, worker: int) -> None:
-        """Run it from Python."""
-        self._compiled.ctypes(arguments, start, end, state, worker)
+    @cached_property
+    def _function(self) -> Any:
+        return ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * self.num_arguments)(self.address)
+
+    def __call__(self, *arguments: int) -> None:
+        """Run it from Python, without the interpreter lock."""
+        self._function(*arguments)
 
 
 def compiled_before(source: Path) -> bool:

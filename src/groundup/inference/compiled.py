@@ -10,7 +10,7 @@ from typing import Literal
 
 from groundup.core.errors import UsageError
 from groundup.core.execution import available_cpus, default_threads
-from groundup.core.jit import numba_works, parallel_layer
+from groundup.core.jit import kernels_work, parallel_layer
 from groundup.core.progress import Progress
 from groundup.inference.contracts import Speaker
 from groundup.model.companions import gguf_companions
@@ -34,7 +34,7 @@ def why_not_compiled(config: TransformerConfig, *, device: str = "cpu", dtype: s
         return f"it runs on the CPU, not on {device}"
     if dtype == "float16":
         return "it keeps weights in float32 or bfloat16, not in float16"
-    if not numba_works():
+    if not kernels_work():
         return "numba cannot be used here"
     if not config.has_head:
         return "the model encodes texts and predicts no tokens"

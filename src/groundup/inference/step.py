@@ -13,13 +13,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numba import set_num_threads
 from numpy.typing import NDArray
 
-from groundup.core.jit import StepKernel
+from groundup.core.jit import StepKernel, openmp_parallel
 from groundup.core.progress import Progress
 from groundup.inference.step_cache import StepCache
-from groundup.inference.step_numba import COLUMNS, STATE, work, work_together
+from groundup.inference.step_plan import COLUMNS, STATE, take_part, work
 from groundup.model.config import (
     AttentionConfig,
     DynamicScaling,
@@ -30,10 +29,26 @@ from groundup.model.config import (
     RotaryConfig,
     TransformerConfig,
 )
-from groundup.model.ops.attend_numba import SEGMENT, attend, join, record_bytes, scratch_bytes, store
-from groundup.model.ops.products_numba import GROUP, PRODUCTS, group_rows, multiply, quantize_rows
 from groundup.model.ops.rotary_angles import rotary_tables_numpy
-from groundup.model.ops.rows_numba import ACTIVATES, LAYER_NORM, PART, RMS_NORM, cap, normalize
+from groundup.model.ops.step_kernels import (
+    ACTIVATES,
+    GROUP,
+    LAYER_NORM,
+    PART,
+    PRODUCTS,
+    RMS_NORM,
+    SEGMENT,
+    attend,
+    cap,
+    group_rows,
+    join,
+    multiply,
+    normalize,
+    quantize_rows,
+    record_bytes,
+    scratch_bytes,
+    store,
+)
 from groundup.model.ops.tiles import BLOCK, FLOAT_KINDS, Tiles
 from groundup.model.weights.tile_source import TileSource
 
@@ -84,7 +99,14 @@ def _interpret(threads: int, plan: NDArray[np.int64], counters: NDArray[np.int64
     arguments = (plan.ctypes.data, len(plan), counters.ctypes.data, state.ctypes.data)
     if threads == 1:
         work(*arguments, 0)
+    elif (parallel := openmp_parallel()) is not None:
+        call = np.array([0, *arguments], np.int64)
+        parallel(take_part.address, call.ctypes.data, threads, 0)
     else:
+        from numba import set_num_threads
+
+        from groundup.inference.step_numba import work_together
+
         set_num_threads(threads)  # of this Python thread; a pool of all CPUs would wake the others for nothing
         work_together(threads, *arguments)
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from groundup.core.errors import ModelError
 from groundup.model.config import AttentionConfig, TransformerConfig
-from groundup.model.ops.attend_numba import BLOCK, CACHE_TYPES, VALUE_BYTES
+from groundup.model.ops.step_kernels import BLOCK, CACHE_TYPES, VALUE_BYTES
 
 _LINE = 64
 

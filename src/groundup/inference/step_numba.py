@@ -16,29 +16,6 @@ from numba import prange
 from groundup.core.jit import kernel, parallel_kernel
 from groundup.core.vectors_numba import call_kernel, fetch_add, load_acquire, pause, read_i64
 
-#: int64 numbers of a row of the plan, in this order.
-COLUMNS = ("kernel", "arguments", "fixed", "per_token", "per_group", "per_logit", "part", "waits", "by_segment")
-#: Offsets in the state, in bytes, which the kernels know: what all of them share in a call.
-STATE = {
-    name: 8 * place
-    for place, name in enumerate(
-        (
-            "num_tokens",
-            "num_groups",
-            "positions",
-            "slots",
-            "rows",
-            "groups",
-            "num_logits",
-            "layers",
-            "scratch",
-            "scratch_bytes",
-            "num_segments",
-            "records",
-        )
-    )
-}
-
 
 @kernel
 def work(plan: int, num_kernels: int, counters: int, state: int, worker: int) -> None:
@@ -74,6 +51,17 @@ def work(plan: int, num_kernels: int, counters: int, state: int, worker: int) ->
         before += parts
     while load_acquire(counters) < before:
         pause()
+
+
+def work_plan(plan: int, num_kernels: int, counters: int, state: int, worker: int) -> None:
+    """`work`, to be called from elsewhere."""
+    work(plan, num_kernels, counters, state, worker)
+
+
+def take_part(call: int) -> None:
+    """`work` as the next free worker of a call, at whose address stand how many came before and the arguments."""
+    worker = fetch_add(call, 1)
+    work(read_i64(call + 8), read_i64(call + 16), read_i64(call + 24), read_i64(call + 32), worker)
 
 
 @parallel_kernel

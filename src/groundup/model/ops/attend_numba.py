@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 
-from groundup.core.jit import StepKernel, kernel
+from groundup.core.jit import kernel
 from groundup.core.vectors_numba import (
     add,
     exp,
@@ -46,15 +46,10 @@ from groundup.core.vectors_numba import (
     write_i8,
     write_u16,
 )
+from groundup.model.ops.step_kernels import BLOCK, SEGMENT, TILE, VALUE_BYTES
 
-#: Numbers of the types of a cache, and the bytes of a value.
-CACHE_TYPES = {"float32": 0, "bfloat16": 1, "int8": 2}
-VALUE_BYTES = (4, 2, 1)
-BLOCK, SEGMENT = 64, 512
-#: Queries that meet a loaded key together.
-TILE = 4
 _LOWEST = -1e30
-#: Offsets in the state that all kernels of a call share, in bytes (`inference.step_numba.STATE`).
+#: Offsets in the state that all kernels of a call share, in bytes (`inference.step_plan.STATE`).
 POSITIONS, SLOTS, ROWS, GROUPS, LAYERS = 16, 24, 32, 40, 56
 SCRATCH, SCRATCH_BYTES, NUM_SEGMENTS, RECORDS = 64, 72, 80, 88
 
@@ -72,7 +67,6 @@ def _put(address: int, cache_type: int, number: float, inverse: float) -> None:
         write_i8(address, round(number * inverse))
 
 
-@StepKernel
 def store(arguments: int, start: int, end: int, state: int, worker: int) -> None:
     """Turn queries and keys by their positions (in place) and put keys and values into the cache.
 
@@ -330,7 +324,6 @@ def _finish(arguments: int, first: int, head: int, record: int, num_queries: int
             write_f32(result + 4 * place, read_f32(record + 4 * (query * padded + place)) * share)
 
 
-@StepKernel
 def attend(arguments: int, start: int, end: int, state: int, worker: int) -> None:
     """Softmax of the scores of each query with the keys it sees, and the values weighed by it.
 
@@ -368,7 +361,6 @@ def attend(arguments: int, start: int, end: int, state: int, worker: int) -> Non
             _finish(arguments, first, head, record, num_queries, rows, padded)
 
 
-@StepKernel
 def join(arguments: int, start: int, end: int, state: int, worker: int) -> None:
     """Merge the records of the segments that `attend` left, in their order; nothing where it left none.
 
@@ -391,25 +383,6 @@ def join(arguments: int, start: int, end: int, state: int, worker: int) -> None:
             part = read_i64(state + RECORDS) + (item * num_segments + segment) * read_i64(arguments + 104)
             _merge(total, part, num_queries, rows, padded)
         _finish(arguments, first, head, total, num_queries, rows, padded)
-
-
-def record_bytes(size: int, shared: int, tokens: int) -> int:
-    """Of what is known of the queries of a group: weighted values, largest score and sum of each.
-
-    Args:
-        size: values of a head.
-        shared: query heads of a key-value head.
-        tokens: most tokens of a group.
-    """
-    padded, rows = -(-size // 16) * 16, -(-tokens * shared // TILE) * TILE
-    return 4 * (padded + 2) * rows
-
-
-def scratch_bytes(size: int, shared: int, tokens: int) -> int:
-    """What `attend` needs for each worker; the arguments are those of `record_bytes`."""
-    padded, rows = -(-size // 16) * 16, -(-tokens * shared // TILE) * TILE
-    blocks = 4 * (2 * BLOCK * padded + 2 * BLOCK * TILE) + 64
-    return blocks + 4 * padded * rows + 2 * record_bytes(size, shared, tokens) + 64
 
 
 assert math.log2(BLOCK).is_integer() and SEGMENT % BLOCK == 0

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from groundup.model.ops.blocks import FORMATS, dequantize
+from groundup.model.ops.step_kernels import GROUP, PRODUCTS, group_rows, multiply, quantize_rows
 from groundup.model.ops.tiles import BLOCK, FLOAT_KINDS, Arena, Tiles, tiles_from_blocks
 
 Bytes = NDArray[np.uint8]
@@ -64,8 +65,6 @@ def multiply_tiles(x: Floats, tiles: Tiles) -> Floats:
     Returns:
         float32 of shape (rows, outputs).
     """
-    from groundup.model.ops.products_numba import GROUP, PRODUCTS, group_rows, multiply, quantize_rows
-
     blocks, padded_rows = tiles.num_blocks, -(-len(x) // GROUP) * GROUP
     values = np.zeros((len(x), blocks * BLOCK), np.float32)
     values[:, : x.shape[1]] = x

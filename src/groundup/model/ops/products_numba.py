@@ -7,7 +7,8 @@ thread computes it, so a row's result does not depend on the batch it came in. B
 
 from __future__ import annotations
 
-from groundup.core.jit import StepKernel
+from collections.abc import Callable
+
 from groundup.core.vectors_numba import (
     absolute,
     add,
@@ -54,15 +55,13 @@ from groundup.core.vectors_numba import (
     write_f32,
     write_i32,
 )
-from groundup.model.ops.tiles import BF16, F32, FLOAT_KINDS, INT4, INT8, NAMES, Q4_0, Q4_1, Q4_K, Q5_0, Q6_K, Q8_0, WIDE
+from groundup.model.ops.step_kernels import GROUP
+from groundup.model.ops.tiles import BF16, F32, FLOAT_KINDS, INT4, INT8, Q4_0, Q4_1, Q4_K, Q5_0, Q6_K, Q8_0, WIDE
 
-#: Rows of activations that stand side by side, number by number, so that one address reaches all of them.
-GROUP = 8
 #: How far ahead of what it reads a product with one row asks for weights, in bytes.
 AHEAD = 4096
 
 
-@StepKernel
 def quantize_rows(arguments: int, start: int, end: int, state: int, worker: int) -> None:
     """Round rows of activations to eight bits, each block of 32 by its own scale, and put `GROUP` rows side by side.
 
@@ -99,7 +98,6 @@ def quantize_rows(arguments: int, start: int, end: int, state: int, worker: int)
             write_i32(halves + 8 * GROUP * block + 4 * GROUP, sum_b)
 
 
-@StepKernel
 def group_rows(arguments: int, start: int, end: int, state: int, worker: int) -> None:
     """Put `GROUP` rows of activations side by side as they are.
 
@@ -114,13 +112,12 @@ def group_rows(arguments: int, start: int, end: int, state: int, worker: int) ->
             write_f32(target + 4 * GROUP * column, read_f32(values + 4 * column))
 
 
-def _product(KIND: int, COUNT: int) -> StepKernel:
+def product(KIND: int, COUNT: int) -> Callable[[int, int, int, int, int], None]:
     """The kernel of one kind of tile for the first COUNT rows of a group."""
     # Freevariables are numbers only: numba keeps no machine code of a function that refers to another one so.
     block_bytes = GROUP * (128 if KIND in FLOAT_KINDS else 48)
 
-    @StepKernel
-    def product(arguments: int, index: int, row: int, left: int, unused: int) -> None:
+    def product_of_kind(arguments: int, index: int, row: int, left: int, unused: int) -> None:
         """One tile with one group of rows, of which `left` are written (see `multiply`)."""
         tile = read_i64(arguments) + index * read_i64(arguments + 8)
         scales, minima = tile + read_i64(arguments + 16), tile + read_i64(arguments + 24)
@@ -283,10 +280,9 @@ def _product(KIND: int, COUNT: int) -> StepKernel:
             result = rows_add_memory(result, out, out_stride)
         rows_store_f32(result, out, out_stride, left)
 
-    return product
+    return product_of_kind
 
 
-@StepKernel
 def multiply(arguments: int, start: int, end: int, state: int, worker: int) -> None:
     """Rows of activations times the tiles of a matrix.
 
@@ -302,7 +298,3 @@ def multiply(arguments: int, start: int, end: int, state: int, worker: int) -> N
             left = num_rows - row
             product = many if left > GROUP // 2 else few if left > 1 else one
             call_kernel(product, arguments, index, row, left, 0)
-
-
-#: Kind of tile -> its products for one, up to four and up to eight rows of a group.
-PRODUCTS = [tuple(_product(kind, count) for count in (1, GROUP // 2, GROUP)) for kind in range(len(NAMES))]

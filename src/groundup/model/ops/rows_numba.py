@@ -6,8 +6,8 @@ Rows are float32, filled up with zeros to whole vectors; weights are filled up t
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
-from groundup.core.jit import StepKernel
 from groundup.core.vectors_numba import (
     add,
     float_from_bits,
@@ -25,15 +25,11 @@ from groundup.core.vectors_numba import (
     tanh,
     write_f32,
 )
+from groundup.model.ops.step_kernels import GELU, GELU_NEW, LAYER_NORM, PART, RELU, SILU
 
-RMS_NORM, LAYER_NORM = range(2)
-SILU, GELU_NEW, GELU, RELU, RELU2 = range(5)
-#: Vectors of a row that one worker takes.
-PART = 32
 _SQRT_2_OVER_PI = math.sqrt(2 / math.pi)
 
 
-@StepKernel
 def normalize(arguments: int, start: int, end: int, state: int, worker: int) -> None:
     """RMS norm or layer norm of each row, or of each head of it.
 
@@ -78,7 +74,13 @@ def normalize(arguments: int, start: int, end: int, state: int, worker: int) -> 
                 write_f32(y + 4 * place, number + read_f32(y + 4 * place) if adds else number)
 
 
-def _activate(KIND: int) -> StepKernel:
+def activate(KIND: int) -> Callable[[int, int, int, int, int], None]:
+    """The kernel of one activation.
+
+    Arguments: gate, bytes between its rows, the other half or 0, result (both with the gate's stride), vectors of a row,
+    parts of a row (each of `PART` vectors). Items: parts of all rows.
+    """
+
     def apply(arguments: int, start: int, end: int, state: int, worker: int) -> None:
         gates, stride, ups = read_i64(arguments), read_i64(arguments + 8), read_i64(arguments + 16)
         target, num_vectors, num_parts = read_i64(arguments + 24), read_i64(arguments + 32), read_i64(arguments + 40)
@@ -106,22 +108,9 @@ def _activate(KIND: int) -> StepKernel:
                     y = mul(y, load_f32(ups + place))
                 store_f32(target + place, y)
 
-    return StepKernel(apply)
+    return apply
 
 
-#: Name of an activation -> the kernel that applies it, times the other half of an MLP where that is gated. Arguments: gate,
-#: bytes between its rows, the other half or 0, result (both with the gate's stride), vectors of a row, parts of a row
-#: (each of `PART` vectors). Items: parts of all rows.
-ACTIVATES = {
-    "silu": _activate(SILU),
-    "gelu_new": _activate(GELU_NEW),
-    "gelu": _activate(GELU),
-    "relu": _activate(RELU),
-    "relu2": _activate(RELU2),
-}
-
-
-@StepKernel
 def cap(arguments: int, start: int, end: int, state: int, worker: int) -> None:
     """c tanh(x / c) in place.
 
