@@ -5,6 +5,7 @@ Nothing here imports numba before it is known to work, nor torch before a direct
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Literal
 
@@ -16,7 +17,7 @@ from groundup.inference.contracts import Speaker
 from groundup.model.companions import gguf_companions
 from groundup.model.config import AttentionConfig, TransformerConfig
 from groundup.model.ops.tiles import F32
-from groundup.model.weights.gguf_read import open_gguf
+from groundup.model.weights.gguf_read import GgufFile, open_gguf
 from groundup.model.weights.tile_source import GgufTiles, TileSource
 
 CacheType = Literal["auto", "float32", "bfloat16", "int8"]
@@ -60,6 +61,7 @@ def usable_threads(wanted: int | None = None) -> int:
 def load_compiled(
     path: Path,
     *,
+    file: GgufFile | None = None,
     dtype: str = "float32",
     cache_type: CacheType = "auto",
     threads: int | None = None,
@@ -73,6 +75,7 @@ def load_compiled(
 
     Args:
         path: a model directory or `.gguf` file, as `locate_model` returns it.
+        file: that of `path` where it is open; it stays so.
         dtype: `bfloat16` rounds the matrices of a directory.
         cache_type: of keys and values; `auto` is float32 beside float32 matrices and bfloat16 beside smaller ones.
         threads: that work together (`usable_threads`).
@@ -93,11 +96,11 @@ def load_compiled(
         weights = DirectoryTiles(path, config, dtype)
         tokenizer, template, generation = directory_companions(path, config)
     else:
-        with open_gguf(path) as file:
-            weights = GgufTiles(file)
+        with nullcontext(file) if file is not None else open_gguf(path) as opened:
+            weights = GgufTiles(opened)
             config = weights.config
             _check(path, config)
-            tokenizer, template, generation = gguf_companions(file, config)
+            tokenizer, template, generation = gguf_companions(opened, config)
     from groundup.inference.fast import FastModel
     from groundup.inference.step import compile_kernels
 

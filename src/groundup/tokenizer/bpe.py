@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -185,8 +186,17 @@ class ByteBPE(TokenizerBase):
         return self.merge(piece)
 
     def _table_of_merges(self) -> dict[tuple[int, int], tuple[int, int]]:
+        vocab = self.vocab
         table: dict[tuple[int, int], tuple[int, int]] = {}
-        for rank, (left, right) in enumerate(self.merges):
+        with suppress(KeyError):
+            table = {
+                (vocab[left], vocab[right]): (rank, vocab[left + right])
+                for rank, (left, right) in enumerate(self.merges)
+            }
+        if len(table) == len(self.merges):
+            return table
+        table = {}
+        for rank, (left, right) in enumerate(self.merges):  # one by one, to name the one that is wrong
             for token in (left, right, left + right):
                 if token not in self.vocab:
                     raise TokenizerError(f"merge {rank} ({left!r} + {right!r}) names {token!r}, which is no token")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import accumulate, pairwise
+
 
 def _byte_to_character() -> dict[int, str]:
     # Radford et al. 2019 (encoder.py, bytes_to_unicode): bytes that print in Latin-1 stand for themselves, the
@@ -26,6 +29,17 @@ _TO_LATIN_1: dict[int, str | int] = {
 def to_characters(token: bytes) -> str:
     """Write bytes in the byte-level alphabet (` the` becomes `Ġthe`)."""
     return "".join(BYTE_TO_CHARACTER[byte] for byte in token)
+
+
+def all_to_bytes(tokens: Sequence[str]) -> list[bytes]:
+    """`to_bytes` of many tokens, in a fifth of the time.
+
+    Raises:
+        UnicodeEncodeError: where one holds a character outside of the alphabet.
+    """
+    data = "".join(tokens).translate(_TO_LATIN_1).encode("latin-1")
+    ends = [0, *accumulate(map(len, tokens))]
+    return [data[start:end] for start, end in pairwise(ends)]
 
 
 def to_bytes(token: str) -> bytes:

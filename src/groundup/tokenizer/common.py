@@ -152,11 +152,14 @@ def bytes_by_id(vocab: Mapping[bytes, int], unreachable: Mapping[str, int], adde
     Raises:
         TokenizerError: when two tokens share an id, an added one equals an ordinary one, or an id is negative.
     """
-    by_id: dict[int, bytes] = {}
-    for token, id in [*vocab.items(), *((name.encode("utf-8", "replace"), id) for name, id in unreachable.items())]:
-        if id in by_id:
-            raise TokenizerError(f"the tokens {by_id[id]!r} and {token!r} share the id {id}")
-        by_id[id] = token
+    tokens = [*vocab.items(), *((name.encode("utf-8", "replace"), id) for name, id in unreachable.items())]
+    by_id = {id: token for token, id in tokens}
+    if len(by_id) < len(tokens):
+        first: dict[int, bytes] = {}
+        for token, id in tokens:
+            if id in first:
+                raise TokenizerError(f"the tokens {first[id]!r} and {token!r} share the id {id}")
+            first[id] = token
     for name, id in added.ids.items():
         if id in by_id:
             raise TokenizerError(f"the special token {name!r} and the token {by_id[id]!r} share the id {id}")

@@ -264,7 +264,8 @@ def _flag(metadata: Mapping[str, Any], name: str, default: bool) -> bool:
 
 def _strings(metadata: Mapping[str, Any], key: str) -> list[str]:
     value = metadata.get(key)
-    if not isinstance(value, list | tuple) or not all(isinstance(item, str) for item in value):
+    are_texts = isinstance(value, list | tuple) and all(issubclass(kind, str) for kind in set(map(type, value)))
+    if not isinstance(value, list | tuple) or not are_texts:
         raise TokenizerError(f"{key} is {_shown(metadata, key)}: it must be a list of texts")
     return list(value)
 
@@ -272,7 +273,7 @@ def _strings(metadata: Mapping[str, Any], key: str) -> list[str]:
 def _numbers(metadata: Mapping[str, Any], key: str, count: int, kinds: tuple[type, ...]) -> list[Any]:
     value = metadata.get(key)
     value = value.tolist() if isinstance(value, np.ndarray) else value
-    if not isinstance(value, list | tuple) or not all(type(item) in kinds for item in value):
+    if not isinstance(value, list | tuple) or not set(map(type, value)) <= set(kinds):
         names = " or ".join(kind.__name__ for kind in kinds)
         raise TokenizerError(f"{key} is {_shown(metadata, key)}: it must be a list of numbers ({names})")
     if len(value) != count:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from groundup.core.errors import TokenizerError
 from groundup.core.files import read_json
 from groundup.tokenizer.added_tokens import Side, replace_surrogates
-from groundup.tokenizer.byte_level import to_bytes
+from groundup.tokenizer.byte_level import all_to_bytes, to_bytes
 from groundup.tokenizer.patterns import PATTERNS
 
 # Old GPT-2 folders leave it to the class to know its tokens.
@@ -196,7 +198,11 @@ def parse_words(words: Any, added: Mapping[str, int], where: str) -> dict[str, i
     """
     if not isinstance(words, dict) or not words:
         raise TokenizerError(f"{where}: the vocabulary is {describe(words)}, not a table of tokens and their ids")
-    for token, id in words.items():
+    ids = words.values()
+    are_ids = set(map(type, ids)) == {int} and min(ids) >= 0 and max(ids) < LARGEST_ID
+    if are_ids and all(words.get(token, id) == id for token, id in added.items()):
+        return words
+    for token, id in words.items():  # one by one, to name the one that is wrong
         check_id(token, id, where)
         if added.get(token, id) != id:
             raise TokenizerError(f"{where}: {token!r} has the id {id} in the vocabulary and {added[token]} beside it")
@@ -212,11 +218,13 @@ def parse_vocab(words: Any, added: Mapping[str, int], where: str) -> tuple[dict[
     Raises:
         TokenizerError: when an entry is not an id, or a token is empty or no text.
     """
+    known = {token: id for token, id in parse_words(words, added, where).items() if token not in added}
+    if "" not in known:
+        with suppress(UnicodeEncodeError):
+            return dict(zip(all_to_bytes(list(known)), known.values(), strict=True)), {}
     vocab: dict[bytes, int] = {}
     unreachable: dict[str, int] = {}
-    for token, id in parse_words(words, added, where).items():
-        if token in added:
-            continue
+    for token, id in known.items():
         if not token or replace_surrogates(token) != token:
             raise TokenizerError(f"{where}: the token {token!r} (id {id}) is empty or holds a surrogate")
         try:
@@ -232,8 +240,12 @@ def parse_merges(merges: Any, where: str) -> list[tuple[bytes, bytes]]:
     Raises:
         TokenizerError: when an entry is not a pair, or not written in the byte-level alphabet.
     """
+    found = parse_pairs(merges, where)
+    with suppress(UnicodeEncodeError):
+        parts = iter(all_to_bytes(list(chain.from_iterable(found))))
+        return list(zip(parts, parts, strict=True))
     pairs: list[tuple[bytes, bytes]] = []
-    for rank, (left, right) in enumerate(parse_pairs(merges, where)):
+    for rank, (left, right) in enumerate(found):  # one by one, to name the one that is wrong
         try:
             pairs.append((to_bytes(left), to_bytes(right)))
         except KeyError as error:
@@ -251,8 +263,12 @@ def parse_pairs(merges: Any, where: str) -> list[tuple[str, str]]:
     """
     if not isinstance(merges, list):
         raise TokenizerError(f"{where}: merges is {describe(merges)}, not a list")
+    if set(map(type, merges)) == {str} and {merge.count(" ") for merge in merges} == {1}:
+        halves = " ".join(merges).split(" ")
+        if "" not in halves:
+            return list(zip(halves[::2], halves[1::2], strict=True))
     pairs: list[tuple[str, str]] = []
-    for rank, merge in enumerate(merges):
+    for rank, merge in enumerate(merges):  # written otherwise, or one is wrong
         parts = merge.split(" ") if isinstance(merge, str) else merge
         if not isinstance(parts, list) or len(parts) != 2 or not all(isinstance(part, str) and part for part in parts):
             raise TokenizerError(f"{where}: merge {rank} is {merge!r}, not a pair of tokens")
