@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -25,3 +26,18 @@ def test_the_peak_of_a_process_is_its_own() -> None:
     assert 290e6 < grown < 400e6
     assert 0 < child < 200e6
     assert peak_memory_bytes() > 0
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"OMP_NUM_THREADS": "1"}, {"MKL_NUM_THREADS": "1", "OMP_NUM_THREADS": "2"}, {"OMP_NUM_THREADS": "64"}],
+    ids=str,
+)
+def test_threads_are_those_that_torch_takes(settings: dict[str, str]) -> None:
+    code = "import torch; from groundup.core.execution import default_threads; print(torch.get_num_threads(), default_threads())"
+    environment = {name: value for name, value in os.environ.items() if not name.endswith("_NUM_THREADS")}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment | settings, capture_output=True, text=True, check=True
+    )
+    theirs, ours = done.stdout.split()
+    assert ours == theirs

@@ -18,6 +18,7 @@ from benchmarks.families import CASES, load_ours, make_theirs
 from groundup.core.errors import ModelError
 from groundup.core.jit import numba_works
 from groundup.inference.compiled import usable_threads, why_not_compiled
+from groundup.inference.contracts import Decoder
 from groundup.inference.generate import generate, generate_batch, generate_reference
 from groundup.inference.sampling import Sampling
 from groundup.model.config import DynamicScaling, TransformerConfig
@@ -224,6 +225,19 @@ def with_config(model: Transformer, config: TransformerConfig) -> Transformer:
     other = assemble(config)
     other.load_state_dict(model.state_dict())
     return other.eval()
+
+
+def test_it_is_a_decoder_whose_results_are_the_callers_own(models: Callable[[str], Transformer]) -> None:
+    model = fast(models("llama")).model
+    assert isinstance(model, Decoder)
+    ids = ids_of(1, 12).numpy()
+    kept = model.new_cache(1, 12)
+    model.read(ids[:, :-1], cache=kept)
+    first = model.next_logits(ids[:, -1:], cache=kept)
+    assert np.array_equal(first, model.logits(model.hidden(ids)[:, -1]))
+    before = first.copy()
+    model.next_logits(ids[:, :3])
+    assert np.array_equal(first, before)
 
 
 def test_a_cache_is_cut_forked_and_restored(models: Callable[[str], Transformer]) -> None:

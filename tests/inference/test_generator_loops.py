@@ -10,10 +10,11 @@ import pytest
 import torch
 
 from groundup.core.errors import ModelError, UsageError
-from groundup.inference.contracts import LanguageModel
-from groundup.inference.generate import generate, generate_reference
+from groundup.inference.contracts import Decoder, LanguageModel
+from groundup.inference.generate import as_decoder, generate, generate_reference
 from groundup.inference.request import Request
 from groundup.inference.sampling import Sampling
+from groundup.inference.tensors import TensorModel
 
 SETTINGS = [
     Sampling(temperature=0, max_new_tokens=10),
@@ -123,7 +124,21 @@ def test_a_suspended_generator_leaves_gradients_modes_and_randomness_alone(tiny)
 
 
 def test_the_model_fits_the_contract(tiny) -> None:
-    assert isinstance(tiny(), LanguageModel)
+    model = tiny()
+    assert isinstance(model, LanguageModel) and isinstance(model, TensorModel) and not isinstance(model, Decoder)
+    decoder = as_decoder(model)
+    assert isinstance(decoder, Decoder) and as_decoder(decoder) is decoder
+
+
+def test_a_decoder_of_modules_gives_their_logits(tiny, family: str) -> None:
+    model, ids = tiny(family, 1), np.array([random_prompt(8, 9), random_prompt(9, 9)])
+    with torch.no_grad():
+        expected = model.logits(model(torch.from_numpy(ids)))[:, -1].numpy()
+    decoder, cache = as_decoder(model), model.new_cache(2)
+    assert np.array_equal(decoder.next_logits(ids), expected)
+    decoder.read(ids[:, :5], cache=cache)
+    found = decoder.next_logits(ids[:, 5:], cache=cache)
+    assert found.dtype == np.float32 and np.abs(found - expected).max() <= 1e-5 * np.abs(expected).max()
 
 
 @pytest.mark.parametrize(

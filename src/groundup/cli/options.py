@@ -18,7 +18,6 @@ from pydantic import BaseModel
 
 from groundup.core.config import merge, read_config_file
 from groundup.core.errors import ConfigError, suggest
-from groundup.recipes.composition import anchored
 
 
 def with_settings(
@@ -65,7 +64,11 @@ def with_settings(
                     value = tuple(value)
                 if value is not None:
                     (given.setdefault(table, {}) if table else given)[name] = value
-            from_file = {} if config is None else anchored(read_config_file(config), config.parent)
+            from_file: dict[str, Any] = {}
+            if config is not None:
+                from groundup.recipes.composition import anchored  # the configs of all stages
+
+                from_file = anchored(read_config_file(config), config.parent)
             for key in from_file:
                 if key not in known:
                     raise ConfigError(f"{config} holds {key!r}, which this command does not read{suggest(key, known)}")

@@ -176,17 +176,17 @@ def _packed(
     offsets: list[int] = []
     for start in range(0, num_tiles, _PIECE_TILES):
         count = min(_PIECE_TILES, num_tiles - start)
-        parts = [
-            np.ascontiguousarray(part).view(np.uint8).reshape(count, -1)
-            for part in pieces(slice(start * ROWS, (start + count) * ROWS))
-        ]
+        parts = pieces(slice(start * ROWS, (start + count) * ROWS))
+        sizes = [part.nbytes // count for part in parts]
         if data is None:
-            ends = np.cumsum([-(-part.shape[1] // _LINE) * _LINE for part in parts])
+            ends = np.cumsum([-(-size // _LINE) * _LINE for size in sizes])
             offsets = [0, *(int(end) for end in ends)]
             data = arena.take(num_tiles * offsets[-1]).reshape(num_tiles, offsets[-1])
-        for offset, end, part in zip(offsets, offsets[1:], parts, strict=False):
-            data[start : start + count, offset : offset + part.shape[1]] = part
-            data[start : start + count, offset + part.shape[1] : end] = 0
+        own = data[start : start + count]
+        for offset, end, part, size in zip(offsets, offsets[1:], parts, sizes, strict=False):
+            # In the order of the tiles at once, without a copy of the part in between.
+            own[:, offset : offset + size].view(part.dtype).reshape(part.shape)[...] = part
+            own[:, offset + size : end] = 0
     assert data is not None
     # What a kind lacks is never read.
     places = (*offsets[1:-1], 0, 0, 0)[:3]
