@@ -17,9 +17,10 @@ from groundup.model.config import Llama3Scaling, PoolingConfig, TransformerConfi
 from groundup.model.presets import preset
 from groundup.model.transformer import Transformer, build
 from groundup.model.weights.gguf_config import _llama3_scaling, config_from_gguf, config_to_gguf, llama3_factors
+from groundup.model.weights.gguf_contents import read_gguf_config
 from groundup.model.weights.gguf_format import Typed
 from groundup.model.weights.gguf_mix import MIXES, mix_named, tensor_format
-from groundup.model.weights.gguf_model import load_gguf_weights, read_gguf_config, save_gguf
+from groundup.model.weights.gguf_model import load_gguf_weights, save_gguf
 from groundup.model.weights.gguf_read import open_gguf
 from groundup.tokenizer import ByteBPE, train_bpe
 

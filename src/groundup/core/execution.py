@@ -6,6 +6,7 @@ import ctypes
 import os
 import platform
 import sys
+from collections.abc import Collection
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -77,27 +78,20 @@ def available_cpus() -> int:
 def default_threads() -> int:
     """CPU threads of one process where nobody asks for a number: what torch takes on its own, without importing it.
 
-    `MKL_NUM_THREADS` or else `OMP_NUM_THREADS` where one is set, up to the number of cores; else that number, where
-    two CPUs of one core count once (which only Linux tells).
+    `MKL_NUM_THREADS` or else `OMP_NUM_THREADS` where one is set, up to the cores of the machine; else the cores that this
+    process may use. Two CPUs of one core count once (which only Linux tells).
     """
-    cores = _available_cores()
     for name in ("MKL_NUM_THREADS", "OMP_NUM_THREADS"):
         value = os.environ.get(name, "").split(",")[0].strip()
         if value.isdigit() and int(value) > 0:
-            return min(int(value), cores)
-    return cores
+            return min(int(value), _num_cores(range(os.cpu_count() or 1)))
+    return _num_cores(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else available_cpus()
 
 
-def _available_cores() -> int:
-    cpus = available_cpus()
-    if not hasattr(os, "sched_getaffinity"):
-        return cpus
-    siblings = {
-        path.read_text().strip()
-        for cpu in os.sched_getaffinity(0)
-        if (path := Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")).is_file()
-    }
-    return len(siblings) or cpus
+def _num_cores(cpus: Collection[int]) -> int:
+    folders = (Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list") for cpu in cpus)
+    siblings = {path.read_text().strip() for path in folders if path.is_file()}
+    return len(siblings) or len(cpus)
 
 
 @lru_cache(maxsize=1)

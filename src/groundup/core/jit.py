@@ -44,7 +44,7 @@ def kernels_work() -> bool:
         return False
     try:
         return CodeStore().has_any or numba_works()
-    except ImportError:  # llvmlite
+    except Exception:  # a broken llvmlite, of which numba says more
         return numba_works()
 
 
@@ -162,7 +162,8 @@ class StepKernel:
         self.body, self.options, self.num_arguments = body, options, num_arguments
 
     @cached_property
-    def _loaded(self) -> tuple[int, Any]:
+    def address(self) -> int:
+        """Where the machine code begins."""
         module, _, function = self.body.partition(":")
         name = "-".join([module.rpartition(".")[2], function, *map(str, self.options)])
         sources, store = sources_of(module), CodeStore()
@@ -182,11 +183,6 @@ class StepKernel:
         codegen: Any = cpu_target.target_context.codegen()
         _, cpu, features = codegen.magic_tuple()
         return code_from_ir(compiled.inspect_llvm(), compiled.native_name, cpu, features)
-
-    @property
-    def address(self) -> int:
-        """Where the machine code begins."""
-        return self._loaded[0]
 
     @cached_property
     def _function(self) -> Any:

@@ -26,6 +26,8 @@ from groundup.core.files import atomic_write
 
 log = logging.getLogger("groundup.core.machine_code")
 
+# What holds the memory of loaded code.
+_loaded: list[Any] = []
 # Settings of numba that change no code.
 _NO_MATTER = ("NUMBA_CACHE_DIR", "NUMBA_THREADING_LAYER", "NUMBA_NUM_THREADS", "NUMBA_DISABLE_JIT")
 
@@ -71,12 +73,8 @@ def code_from_ir(text: str, symbol: str, cpu: str, features: str) -> MachineCode
     return MachineCode(symbol, tuple(externals), machine.emit_object(module))
 
 
-def load_code(code: MachineCode) -> tuple[int, Any]:
-    """Put a function into memory.
-
-    Returns:
-        its address, and what must be kept for as long as it is used.
-    """
+def load_code(code: MachineCode) -> int:
+    """Put a function into memory, where it stays until the process ends; returns its address."""
     import llvmlite.binding as llvm
 
     _initialize(llvm)
@@ -87,7 +85,8 @@ def load_code(code: MachineCode) -> tuple[int, Any]:
     engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), _machine(llvm))
     engine.add_object_file(llvm.ObjectFileRef.from_data(code.data))
     engine.finalize_object()
-    return int(engine.get_function_address(code.symbol)), engine
+    _loaded.append(engine)
+    return int(engine.get_function_address(code.symbol))
 
 
 class CodeStore:
