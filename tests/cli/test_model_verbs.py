@@ -215,11 +215,49 @@ def test_quantize_writes_a_file_and_says_what_it_costs(tmp_path: Path) -> None:
     assert text.returncode == 0 and text.stdout.startswith("ab"), text.stderr
 
 
+def test_quantize_writes_directories_that_other_verbs_take(tmp_path: Path) -> None:
+    folder = make(tmp_path / "m")
+    (tmp_path / "words.txt").write_text("the quick brown fox jumps over the lazy dog " * 20)
+    report = tmp_path / "report.json"
+    kl = {}
+    for kind in ("int8", "int4-g32"):
+        options = ["--text", tmp_path / "words.txt", "--tokens", "100", "--report", report]
+        done = run_here("quantize", folder, "--type", kind.upper(), *options)
+        assert done.returncode == 0, done.stderr
+        found = json.loads(report.read_text())
+        kl[kind] = found["divergence"]["kl"]
+        assert found["type"] == kind and found["bytes"] < found["source_bytes"]
+        made = tmp_path / f"m-{kind}"
+        assert json.loads((made / "lineage.json").read_text())["recipe"] == f"quantize --type {kind}"
+        texts = set()
+        for engine in ("compiled", "torch"):
+            options = ["--max-new-tokens", "6", "--temperature", "0", "--engine", engine]
+            text = run_here("generate", made, "ab", *options)
+            assert text.returncode == 0, text.stderr
+            texts.add(text.stdout)
+        assert len(texts) == 1 or kind == "int4-g32", "activations rounded to eight bits hardly matter here"
+        again = run_here("export", made, "--type", "Q4_0")
+        assert again.returncode == 0, again.stderr
+        assert ("rounded again" in again.stderr) == (kind == "int4-g32")
+    assert 0 < 5 * kl["int8"] < kl["int4-g32"]
+    tokenizer = ByteBPE.from_merges([])
+    config = preset("gpt2", vocab_size=260, hidden_size=32, num_hidden_layers=1, num_attention_heads=2)
+    save_model_directory(tmp_path / "g", build(config, seed=0), tokenizer, chat_template=None, lineage={})
+    done = run_here("quantize", tmp_path / "g", "--type", "int8")
+    assert done.returncode == 1 and "gpt2 stores its matrices transposed" in done.stderr
+    assert not (tmp_path / "g-int8").exists()
+
+
 def test_quantize_refuses_before_it_writes(tmp_path: Path) -> None:
     folder = make(tmp_path / "m")
     (tmp_path / "empty.txt").write_text("")
     for options, said in (
         (["--type", "Q4_K_X"], "Q4_K_X"),
+        (["--type", "Q4_K_X"], "int8, int4-g32 or int4-g128 make a model directory"),
+        (["--type", "int3"], "3 bits are not known here"),
+        (["--type", "int4-g33"], "a multiple of 32 is needed"),
+        (["--type", "int8", "--out", tmp_path / "m.gguf"], "int8 makes a model directory"),
+        (["--type", "int8", "--out", folder], "is the model itself"),
         (["--tokens", "1"], "--tokens 1: at least 2 are needed"),
         (["--text", tmp_path / "empty.txt"], "at least 2 are needed"),
         (["--text", tmp_path / "none.txt"], "none.txt"),

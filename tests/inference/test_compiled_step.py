@@ -353,15 +353,3 @@ def test_two_threads_of_python_do_not_mix(models: Callable[[str], Transformer]) 
         for _ in range(10):
             found = list(pool.map(lambda text: model.logits(model(text)), texts))
             assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
-
-
-def test_a_directory_is_not_held_twice(tmp_path: Path) -> None:
-    """Each matrix of the modules is let go once it lies in tiles, and nothing else changes."""
-    model = _wide_model("llama3")
-    state = model.state_dict()
-    kept, weights = fast(model), ModuleTiles(state, lets_go=True)
-    ours = FastModel(model.config, weights)
-    ids = ids_of(1, 12)
-    assert torch.equal(ours(ids), kept(ids))
-    left = {name for name, tensor in weights._state.items() if tensor.dim() == 2}
-    assert left == {"embed.weight"}

@@ -11,6 +11,7 @@ from groundup.core.errors import ModelError
 from groundup.core.jit import numba_works
 from groundup.model.ops.blocks import FORMATS, dequantize, format_by_name, wide_codes
 from groundup.model.ops.blocks_quantize import quantize
+from groundup.model.ops.integers import IntegerFormat, Integers, round_to_integers
 from groundup.model.ops.products import (
     PLAIN_FORMATS,
     multiply_blocks,
@@ -18,7 +19,17 @@ from groundup.model.ops.products import (
     multiply_tiles,
     round_activations,
 )
-from groundup.model.ops.tiles import NAMES, WIDE, Arena, tiles_from_blocks, tiles_from_floats, tiles_from_int8
+from groundup.model.ops.tiles import (
+    F32,
+    INT4,
+    INT8,
+    NAMES,
+    WIDE,
+    Arena,
+    tiles_from_blocks,
+    tiles_from_floats,
+    tiles_from_integers,
+)
 
 if not numba_works():
     pytest.skip("the kernels need numba", allow_module_level=True)
@@ -69,24 +80,32 @@ def test_floats_of_any_width(columns: int) -> None:
     assert relative(ours, x.astype(np.float64) @ w.T.astype(np.float64)) < 1e-5
 
 
-@pytest.mark.parametrize("groups", [1, 2, 5, 10])
-def test_whole_numbers_with_a_scale_for_each_row_or_group(groups: int) -> None:
-    draw = np.random.default_rng(groups)
-    codes = draw.integers(-127, 128, (35, 320)).astype(np.int8)
-    scales = draw.random((35, groups)).astype(np.float32)
-    x = draw.normal(size=(11, 320)).astype(np.float32)
-    ours = multiply_tiles(x, tiles_from_int8(codes, scales, Arena()))
-    values = codes * np.repeat(scales.astype(np.float64), 320 // groups, axis=1)
-    assert relative(ours, round_activations(x).astype(np.float64) @ values.T) < 1e-5
+@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize(("group", "columns"), [(None, 320), (32, 320), (64, 320), (160, 320), (64, 160), (None, 75)])
+def test_whole_numbers_with_a_scale_for_each_row_or_group(bits: int, group: int | None, columns: int) -> None:
+    draw = np.random.default_rng(columns + bits)
+    format = IntegerFormat(bits, group)
+    codes = draw.integers(-(2 ** (bits - 1)), 2 ** (bits - 1), (35, columns)).astype(np.int8)
+    scales = draw.random((35, format.num_groups(columns))).astype(np.float32)
+    x = draw.normal(size=(11, columns)).astype(np.float32)
+    tiles = tiles_from_integers(Integers(format, codes, scales), Arena())
+    values = codes * np.repeat(scales.astype(np.float64), group or columns, axis=1)[:, :columns]
+    read = round_activations(np.pad(x, ((0, 0), (0, -columns % 32))))[:, :columns]
+    ours = multiply_tiles(x, tiles)
+    assert tiles.kind == (INT8 if bits == 8 else INT4)
+    assert relative(ours, read.astype(np.float64) @ values.T) < 1e-5
+    for start, end in ((0, 1), (3, 5), (4, 11)):
+        assert np.array_equal(multiply_tiles(x[start:end], tiles), ours[start:end])
 
 
-def test_the_last_group_may_be_shorter() -> None:
-    draw = np.random.default_rng(0)
-    codes, scales = draw.integers(-127, 128, (16, 160)).astype(np.int8), draw.random((16, 3)).astype(np.float32)
-    x = draw.normal(size=(2, 160)).astype(np.float32)
-    ours = multiply_tiles(x, tiles_from_int8(codes, scales, Arena()))
-    values = codes * np.repeat(scales.astype(np.float64), 64, axis=1)[:, :160]
-    assert relative(ours, round_activations(x).astype(np.float64) @ values.T) < 1e-5
+def test_groups_that_are_no_whole_blocks_are_computed_as_floats() -> None:
+    integers = round_to_integers(
+        np.random.default_rng(0).normal(size=(20, 48)).astype(np.float32), IntegerFormat(4, 16)
+    )
+    x = np.random.default_rng(1).normal(size=(3, 48)).astype(np.float32)
+    tiles = tiles_from_integers(integers, Arena())
+    assert tiles.kind == F32
+    assert relative(multiply_tiles(x, tiles), x.astype(np.float64) @ integers.floats().T.astype(np.float64)) < 1e-5
 
 
 @pytest.mark.parametrize("bad", [np.inf, -np.inf, np.nan])

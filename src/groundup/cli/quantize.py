@@ -15,12 +15,15 @@ def run(
         str,
         Parameter(
             help="of the weights: Q8_0, Q6_K, Q5_K_M, Q5_K_S, Q5_1, Q5_0, Q4_K_M, Q4_K_S, Q4_1 or Q4_0 "
-            "(F32, F16 and BF16 round little or nothing)"
+            "for a GGUF file (F32, F16 and BF16 round little or nothing); int8, int4-g32 or int4-g128 for a model directory"
         ),
     ] = "Q4_K_M",
     out: Annotated[
         Path | None,
-        Parameter(help="the file to write [default: NAME-TYPE.gguf beside the model]", show_default=False),
+        Parameter(
+            help="the file or directory to write [default: NAME-TYPE.gguf or NAME-TYPE beside the model]",
+            show_default=False,
+        ),
     ] = None,
     text: Annotated[
         Path | None,
@@ -32,9 +35,10 @@ def run(
     tokens: Annotated[int, Parameter(help="tokens of it, at most")] = 2048,
     report: Annotated[Path | None, Parameter(help="a JSON file for the numbers", show_default=False)] = None,
 ) -> None:
-    """Round a model's weights to a block format, and say what that costs: size, speed, perplexity, divergence.
+    """Round a model's weights, and say what that costs: size, speed, perplexity, divergence.
 
-    The result is a GGUF file, which every command takes and llama.cpp loads.
+    The result is a GGUF file, which llama.cpp loads, or a directory in the layout of compressed-tensors, which
+    transformers and vLLM load; every command takes both.
     """
     from groundup.core.errors import UsageError
     from groundup.recipes.quantize import quantize_model

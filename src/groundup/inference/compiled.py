@@ -15,11 +15,13 @@ from groundup.core.execution import available_cpus
 from groundup.core.jit import numba_works, parallel_layer
 from groundup.inference.contracts import Speaker
 from groundup.model.config import AttentionConfig, TransformerConfig
-from groundup.model.directory import load_model_directory
+from groundup.model.directory import directory_companions, read_model_config
 from groundup.model.load import gguf_companions
-from groundup.model.weights.files import Progress, stored_dtype
+from groundup.model.ops.tiles import F32
+from groundup.model.weights.directory_tiles import DirectoryTiles
+from groundup.model.weights.files import Progress
 from groundup.model.weights.gguf_read import open_gguf
-from groundup.model.weights.tile_source import GgufTiles, ModuleTiles, TileSource
+from groundup.model.weights.tile_source import GgufTiles, TileSource
 
 CacheType = Literal["auto", "float32", "bfloat16", "int8"]
 
@@ -65,21 +67,19 @@ def load_compiled(
     dtype: str = "float32",
     cache_type: CacheType = "auto",
     threads: int | None = None,
-    trust_code: bool = False,
     on_load: Progress | None = None,
     on_compile: Progress | None = None,
 ) -> Speaker:
     """Open a model for the compiled step.
 
-    A GGUF file's blocks are used as they are. Matrices of a directory are kept in bfloat16 where they are stored so,
-    which changes no result, and in float32 otherwise.
+    A GGUF file's blocks and a directory's rounded weights are used as they are. Other matrices of a directory are kept in
+    bfloat16 where they are stored so, which changes no result, and in float32 otherwise.
 
     Args:
         path: a model directory or `.gguf` file, as `locate_model` returns it.
         dtype: `bfloat16` rounds the matrices of a directory.
         cache_type: of keys and values; `auto` is float32 beside float32 matrices and bfloat16 beside smaller ones.
         threads: that work together (`usable_threads`).
-        trust_code: as in `load_model`.
         on_load: called with (tensors read, all tensors).
         on_compile: called with (kernels compiled, all kernels).
 
@@ -87,29 +87,29 @@ def load_compiled(
         ModelError: as `load_model`.
         UsageError: when the step cannot compute the model (`why_not_compiled`).
     """
+    weights: TileSource
     if path.is_dir():
-        kind = "bfloat16" if dtype == "bfloat16" or stored_dtype(path) == "bfloat16" else "float32"
-        loaded = load_model_directory(path, dtype=kind, trust_code=trust_code, on_progress=on_load)
-        config, tokenizer, template = loaded.model.config, loaded.tokenizer, loaded.chat_template
-        generation = loaded.generation
-        weights: TileSource = ModuleTiles(
-            loaded.model.state_dict(), "bfloat16" if kind == "bfloat16" else "float32", lets_go=True
-        )
-        is_small = kind == "bfloat16"
-        del loaded
+        config = read_model_config(path)
+        _check(path, config)
+        weights = DirectoryTiles(path, config, dtype)
+        tokenizer, template, generation = directory_companions(path, config)
     else:
         with open_gguf(path) as file:
             weights = GgufTiles(file)
             config = weights.config
+            _check(path, config)
             tokenizer, template, generation = gguf_companions(file, config)
-        is_small = True
-    problem = why_not_compiled(config)
-    if problem is not None:
-        raise UsageError(f"{path} has no compiled step: {problem}")
     from groundup.inference.fast import FastModel
     from groundup.inference.step import compile_kernels
 
-    compile_kernels(config, weights.kinds(), threads := usable_threads(threads), on_compile)
-    chosen = ("bfloat16" if is_small else "float32") if cache_type == "auto" else cache_type
+    kinds, threads = weights.kinds(), usable_threads(threads)
+    compile_kernels(config, kinds, threads, on_compile)
+    chosen = ("float32" if F32 in kinds else "bfloat16") if cache_type == "auto" else cache_type
     model = FastModel(config, weights, threads=threads, cache_type=chosen, on_progress=on_load)
     return Speaker(model=model, tokenizer=tokenizer, chat_template=template, generation=generation, folder=path)
+
+
+def _check(path: Path, config: TransformerConfig) -> None:
+    problem = why_not_compiled(config)
+    if problem is not None:
+        raise UsageError(f"{path} has no compiled step: {problem}")

@@ -26,9 +26,11 @@ from groundup.core.files import (
 from groundup.model.card import default_card
 from groundup.model.config import FilePartConfig, LayerConfig, TransformerConfig
 from groundup.model.hf_config import from_hf, to_hf
+from groundup.model.ops.integers import IntegerFormat
 from groundup.model.sentence import read_pooling, write_pooling
 from groundup.model.transformer import Transformer, assemble
-from groundup.model.weights.files import WEIGHTS_FILE, Progress, load_weights, save_weights
+from groundup.model.weights.compressed import SETTINGS, write_settings
+from groundup.model.weights.files import WEIGHTS_FILE, Progress, load_weights, save_weights, unrounded_maps
 from groundup.tokenizer import load_tokenizer
 from groundup.tokenizer.base import Tokenizer
 from groundup.tokenizer.chat import ChatTemplate, load_chat_template
@@ -92,6 +94,7 @@ def save_model_directory(
     lineage: dict[str, Any],
     generation: dict[str, Any] | None = None,
     card: str | None = None,
+    rounded: IntegerFormat | None = None,
 ) -> None:
     """Write a model directory, whole or not at all; an older one at `folder` is replaced.
 
@@ -106,9 +109,10 @@ def save_model_directory(
         lineage: parent, data hash, recipe, seed; versions and the weights' hash are added.
         generation: content of generation_config.json beyond the model's bos, eos and pad ids.
         card: README.md; a short one is written where not given.
+        rounded: the weights of the linear maps in the layers are rounded so, as in `save_weights`.
 
     Raises:
-        ModelError: when the tokenizer does not fit, or `folder` holds other files.
+        ModelError: when the tokenizer does not fit, `folder` holds other files, or the weights cannot be rounded.
         DataError: when the disk is full or not writable.
     """
     _check_vocabulary(tokenizer, model.config, folder)
@@ -118,11 +122,14 @@ def save_model_directory(
         _recover(folder)
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
-        dtype = str(model.embed.weight.dtype).removeprefix("torch.")
+        dtype = "bfloat16" if rounded is not None else str(model.embed.weight.dtype).removeprefix("torch.")
         config = _with_own_files(model.config, temporary)
-        written = save_weights(temporary / WEIGHTS_FILE, model)
+        written = save_weights(temporary / WEIGHTS_FILE, model, rounded=rounded)
         tokenizer.save(temporary, chat_template=chat_template, max_length=config.max_position_embeddings)
         values = to_hf(config, dtype=dtype)
+        if rounded is not None:
+            shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+            values[SETTINGS] = write_settings(rounded, unrounded_maps(values["model_type"], shapes, rounded))
         ids = {key: values[key] for key in ("bos_token_id", "eos_token_id", "pad_token_id")}
         facts = {**lineage, "versions": _versions() | lineage.get("versions", {})}
         hashes = {file.name: sha256_file(file) for file in written}
@@ -168,16 +175,29 @@ def load_model_directory(
     with torch.device("meta"):  # memory is made when the weights are read, in their dtype and on their device
         model = assemble(_with_paths_under(config, folder), trust_code=trust_code).to(torch_dtype(dtype))
     load_weights(folder, model, device=device, on_progress=on_progress)
-    tokenizer = load_tokenizer(folder, vocab_size=config.vocab_size)
-    _check_vocabulary(tokenizer, config, folder)
+    tokenizer, template, generation = directory_companions(folder, config)
     return LoadedModel(
         model=model.to(device).eval(),
         tokenizer=tokenizer,
-        chat_template=load_chat_template(folder),
-        generation=_read_generation(folder / GENERATION_FILE, config),
+        chat_template=template,
+        generation=generation,
         lineage=_read_optional(folder / LINEAGE_FILE),
         folder=folder,
     )
+
+
+def directory_companions(
+    folder: Path, config: TransformerConfig
+) -> tuple[Tokenizer, ChatTemplate | None, dict[str, Any]]:
+    """What a model directory holds beside its weights: tokenizer, chat template, generation settings.
+
+    Raises:
+        ModelError: when a file is damaged, or the tokenizer has more ids than the model.
+        TokenizerError: when its tokenizer is not known here.
+    """
+    tokenizer = load_tokenizer(folder, vocab_size=config.vocab_size)
+    _check_vocabulary(tokenizer, config, folder)
+    return tokenizer, load_chat_template(folder), _read_generation(folder / GENERATION_FILE, config)
 
 
 def read_model_config(folder: Path) -> TransformerConfig:

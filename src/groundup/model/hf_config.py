@@ -23,6 +23,7 @@ from groundup.model.config import (
 from groundup.model.hf_families import ALIASES, FAMILIES, FIXED, INERT, MISSING_PARTS, Family
 from groundup.model.hf_rope import has_readable_length, read_rope, write_rope
 from groundup.model.presets import FULL, SLIDING, preset_fields
+from groundup.model.weights.compressed import SETTINGS, read_settings
 
 log = logging.getLogger("groundup.model.hf_config")
 
@@ -98,6 +99,7 @@ def from_hf(values: dict[str, Any], *, pooling: PoolingConfig | None = None) -> 
         ModelError: for a model type or a setting that is not known here, naming those that are.
     """
     name = values.get("model_type")
+    read_settings(values)  # weights that are rounded in an unknown way are refused before any are read
     if name == OWN_TYPE:
         try:
             return TransformerConfig(**values["groundup"])
@@ -266,6 +268,7 @@ _READ_APART = frozenset(
         "partial_rotary_factor",
         "rope_local_base_freq",
         "original_max_position_embeddings",
+        SETTINGS,
     ]
 )
 

@@ -82,7 +82,6 @@ FIXED: dict[str, tuple[Any, ...]] = {
     "scale_attn_weights": (True,),
     "add_cross_attention": (False,),
     "is_encoder_decoder": (False,),
-    "quantization_config": (None,),
     "use_bidirectional_attention": (False, None),
     "position_embedding_type": ("absolute",),
     "rope_interleaved": (False,),

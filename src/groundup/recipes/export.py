@@ -6,13 +6,17 @@ from collections import Counter
 from pathlib import Path
 
 from groundup.core import console
-from groundup.core.errors import UsageError
-from groundup.core.files import check_writable
+from groundup.core.errors import ModelError, UsageError
+from groundup.core.files import check_writable, read_json
 from groundup.model.counts import count_parameters
-from groundup.model.directory import check_replaceable, save_model_directory
+from groundup.model.directory import CONFIG_FILE, check_replaceable, save_model_directory
+from groundup.model.hf_config import model_type
 from groundup.model.load import read_config
+from groundup.model.ops.integers import IntegerFormat
 from groundup.model.sources import locate_model
-from groundup.model.weights.files import stored_dtype
+from groundup.model.transformer import parameter_shapes
+from groundup.model.weights.compressed import read_settings
+from groundup.model.weights.files import stored_dtype, unrounded_maps
 from groundup.model.weights.gguf_config import config_to_gguf
 from groundup.model.weights.gguf_mix import mix_named
 from groundup.model.weights.gguf_model import save_gguf
@@ -34,13 +38,13 @@ def export_gguf(source: str, out: Path | None, *, type: str) -> Path:
     """
     mix_named(type)
     locate_model(source)
-    path = out or _default_path(source, type)
+    path = out or _default_path(source, f"-{type.upper()}.gguf")
     if path.suffix != ".gguf":
         raise UsageError(f"--out {path}: a GGUF file ends in .gguf")
     check_not_source(path, source)
     check_writable(path)
     config_to_gguf(read_config(source))  # refused before the weights are read
-    _warn_of_rounding_twice(source, type)
+    _warn_of_rounding_twice(source, type.upper())
     folder = locate_model(source)
     # A checkpoint in bfloat16 is quantised from its own numbers, and not held twice as large.
     loaded = open_model(source, dtype=stored_dtype(folder) if folder.is_dir() else "float32")
@@ -72,54 +76,81 @@ def export_gguf(source: str, out: Path | None, *, type: str) -> Path:
     return path
 
 
-def export_directory(source: str, out: Path | None, *, dtype: str) -> Path:
+def export_directory(
+    source: str, out: Path | None, *, dtype: str = "float32", rounded: IntegerFormat | None = None
+) -> Path:
     """Write a model as a directory in the Hugging Face layout.
 
     Args:
         source: what `load_model` takes.
-        out: the directory; needed.
+        out: the directory; needed, but for rounded weights, which by default go beside the model.
         dtype: of the weights.
+        rounded: the weights of the linear maps are rounded so, and the rest is stored in bfloat16.
+
+    Returns:
+        the path of the directory.
     """
-    if out is None:
+    if out is None and rounded is None:
         raise UsageError("--out is needed: the directory to write")
-    check_not_source(out, source)
-    check_replaceable(out)
-    check_writable(out)
+    folder = out or _default_path(source, f"-{rounded.name}" if rounded is not None else "")
+    if rounded is not None and folder.suffix == ".gguf":
+        raise UsageError(
+            f"--out {folder}: {rounded.name} makes a model directory; for a GGUF file choose another --type"
+        )
+    check_not_source(folder, source)
+    check_replaceable(folder)
+    check_writable(folder)
+    if rounded is not None:
+        config = read_config(source)
+        unrounded_maps(model_type(config), parameter_shapes(config), rounded)  # refused before the weights are read
+        _warn_of_rounding_twice(source, rounded.name)
     loaded = open_model(source, dtype=dtype)
     template = None if loaded.chat_template is None else loaded.chat_template.source
     lineage = {
-        "stage": "export",
+        "stage": "export" if rounded is None else "quantize",
         "parent": {
             "folder": str(source),
             "name": loaded.lineage.get("name"),
             "lineage": lineage_digest(loaded.folder),
         },
-        "recipe": f"export --to hf --dtype {dtype}",
+        "recipe": f"export --to hf --dtype {dtype}" if rounded is None else f"quantize --type {rounded.name}",
     }
     save_model_directory(
-        out, loaded.model, loaded.tokenizer, chat_template=template, lineage=lineage, generation=loaded.generation
+        folder,
+        loaded.model,
+        loaded.tokenizer,
+        chat_template=template,
+        lineage=lineage,
+        generation=loaded.generation,
+        rounded=rounded,
     )
     total = count_parameters(loaded.model.config).total
-    console.say(f"{out}: {console.format_count(total)} parameters in {dtype}")
-    return out
+    size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+    kind = dtype if rounded is None else f"{rounded.name} and bfloat16"
+    console.say(f"{folder}: {console.format_count(total)} parameters in {kind}, {console.format_bytes(size)}")
+    return folder
 
 
 def _warn_of_rounding_twice(source: str, type: str) -> None:
-    path = locate_model(source)
-    if path.is_dir() or mix_named(type).format in ("F32", "F16", "BF16", "Q8_0"):
+    if type.upper() in ("F32", "F16", "BF16", "Q8_0", "INT8"):
         return
-    with open_gguf(path) as file:
-        kinds = {tensor.format for tensor in file.tensors.values()} - {"F32", "F16", "BF16", "Q8_0"}
-    if kinds:
+    path = locate_model(source)
+    if path.is_dir():
+        rounded = read_settings(read_json(path / CONFIG_FILE, ModelError))
+        kinds = set() if rounded is None else {rounded.name}
+    else:
+        with open_gguf(path) as file:
+            kinds = {tensor.format for tensor in file.tensors.values()} - {"F32", "F16", "BF16", "Q8_0"}
+    if kinds - {"int8"}:
         console.warn(
-            f"{source} holds {', '.join(sorted(kinds))} blocks: what was rounded is rounded again as {type.upper()}, "
-            "which may be larger and worse than the file itself. Begin with unquantised weights, or choose Q8_0 or F16"
+            f"{source} holds {', '.join(sorted(kinds))} weights: what was rounded is rounded again as {type}, which may "
+            "be larger and worse than the model itself. Begin with unquantised weights, or choose Q8_0 or int8"
         )
 
 
-def _default_path(source: str, type: str) -> Path:
+def _default_path(source: str, ending: str) -> Path:
     given = Path(source)
     if given.name in ("", ".."):  # the folder one stands in, and the one above
         given = given.resolve()
-    name = f"{(given.stem if given.suffix == '.gguf' else given.name)}-{type.upper()}.gguf"
+    name = f"{(given.stem if given.suffix == '.gguf' else given.name)}{ending}"
     return given.with_name(name) if given.exists() else Path(name)

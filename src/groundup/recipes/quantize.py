@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from groundup.core import console
-from groundup.core.errors import UsageError
+from groundup.core.errors import ModelError, UsageError
 from groundup.core.files import write_json
 from groundup.data.readers import read_text
 from groundup.evaluate.divergence import Divergence, measure_divergence
@@ -21,8 +21,10 @@ from groundup.inference.generate import generate
 from groundup.inference.sampling import Sampling
 from groundup.model.directory import LoadedModel
 from groundup.model.load import load_model
+from groundup.model.ops.integers import IntegerFormat, integer_format
 from groundup.model.sources import locate_model
-from groundup.recipes.export import export_gguf
+from groundup.model.weights.gguf_mix import mix_named
+from groundup.recipes.export import export_directory, export_gguf
 from groundup.recipes.loading import check_writes, open_model, open_speaker
 from groundup.tokenizer.base import Tokenizer
 
@@ -37,8 +39,8 @@ class QuantizeReport:
     """What rounding a model cost and brought.
 
     Attributes:
-        type: the mix of block formats.
-        source_bytes, bytes: of the original's weights on the disk and of the new file.
+        type: the mix of block formats, or the format of whole numbers.
+        source_bytes, bytes: of the original's weights on the disk and of the new ones.
         source_tokens_per_s, tokens_per_s: greedy decoding of one text, as each of them runs here.
         text: where the text for the divergence came from.
         divergence: of the new model, as it runs, from the original in float32.
@@ -64,26 +66,27 @@ def quantize_model(
     num_tokens: int = 2048,
     report: Path | None = None,
 ) -> QuantizeReport:
-    """Write a quantised GGUF file and measure it.
+    """Write a quantised model, a GGUF file or a directory, and measure it.
 
     Args:
         source: what `load_model` takes.
-        out: the file; by default beside the model, named after it and the type.
-        type: a mix of `export_gguf`.
+        out: the file or directory; by default beside the model, named after it and the type.
+        type: whole numbers (`integer_format`), which make a directory, or a mix of `export_gguf`.
         text: a text file to compare the distributions on; by default Python's reference manual, which comes with Python.
         num_tokens: of it, at most.
         report: a JSON file for the numbers.
 
     Raises:
         UsageError: for a model that writes no text, or a text of less than two tokens.
-        ModelError: as `export_gguf`.
+        ModelError: as `export_gguf` and `save_model_directory`.
     """
+    rounded = _format(type)
     locate_model(source)
     check_writes(source, True)
     words = _reference_manual() if text is None else read_text(text)
     original = open_model(source)
     ids = _first_ids(original.tokenizer, words, num_tokens, text)
-    path = export_gguf(source, out, type=type)
+    path = export_gguf(source, out, type=type) if rounded is None else export_directory(source, out, rounded=rounded)
     speaker = open_speaker(path)
     with console.progress("compare with the original", len(ids), "tokens") as ticker:
         divergence = measure_divergence(
@@ -94,9 +97,9 @@ def quantize_model(
             on_progress=console.Running(ticker),
         )
     found = QuantizeReport(
-        type=type.upper(),
+        type=type.upper() if rounded is None else rounded.name,
         source_bytes=_stored_bytes(locate_model(source)),
-        bytes=path.stat().st_size,
+        bytes=_stored_bytes(path),
         source_tokens_per_s=_decoding_rate(open_speaker(source).model, ids),
         tokens_per_s=_decoding_rate(speaker.model, ids),
         text=str(text) if text is not None else "Python's reference manual",
@@ -107,6 +110,17 @@ def quantize_model(
     if report is not None:
         write_json(report, asdict(found))
     return found
+
+
+def _format(type: str) -> IntegerFormat | None:
+    """Whole numbers, or None for a mix of block formats; ModelError for a type that is neither."""
+    rounded = integer_format(type)
+    if rounded is None:
+        try:
+            mix_named(type)
+        except ModelError as error:
+            raise ModelError(f"{error}; int8, int4-g32 or int4-g128 make a model directory") from None
+    return rounded
 
 
 def _reference_manual() -> str:

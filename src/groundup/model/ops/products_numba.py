@@ -54,7 +54,7 @@ from groundup.core.vectors_numba import (
     write_f32,
     write_i32,
 )
-from groundup.model.ops.tiles import BF16, F32, FLOAT_KINDS, INT8, NAMES, Q4_0, Q4_1, Q4_K, Q5_0, Q6_K, Q8_0, WIDE
+from groundup.model.ops.tiles import BF16, F32, FLOAT_KINDS, INT4, INT8, NAMES, Q4_0, Q4_1, Q4_K, Q5_0, Q6_K, Q8_0, WIDE
 
 #: Rows of activations that stand side by side, number by number, so that one address reaches all of them.
 GROUP = 8
@@ -158,6 +158,20 @@ def _product(KIND: int, COUNT: int) -> StepKernel:
                     for j in range(8):
                         codes = load_u8(tile + 512 * block + 64 * j)
                         total = rows_dot_u8(total, codes, x + 256 * block + 32 * j)
+                    part = rows_add_scaled(part, total, ones, row_scales + 32 * block)
+                result = rows_add_product(result, part, load_f32(scales + 64 * (start // group)))
+        elif KIND == INT4:
+            ones = splat_f32(1.0)
+            for start in range(0, num_blocks, group):
+                part = rows_zero_f32(COUNT)
+                for block in range(start, min(start + group, num_blocks)):
+                    if COUNT == 1:
+                        prefetch(ahead + 256 * block, 4)
+                    total = rows_splat_sum(COUNT, row_halves + 64 * block, 32, -8)
+                    for j in range(4):
+                        codes, place = load_u8(tile + 256 * block + 64 * j), x + 256 * block + 32 * j
+                        total = rows_dot_u7(total, and_u8(codes, low_bits), place)
+                        total = rows_dot_u7(total, shift_right_u8(codes, four), place + 128)
                     part = rows_add_scaled(part, total, ones, row_scales + 32 * block)
                 result = rows_add_product(result, part, load_f32(scales + 64 * (start // group)))
         elif KIND == Q8_0:

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from groundup.core.errors import ModelError
 from groundup.model.ops.blocks import Blocks, format_by_name, num_bytes, unpack_scales, wide_codes
+from groundup.model.ops.integers import IntegerFormat, Integers
 
 Bytes = NDArray[np.uint8]
 Floats = NDArray[np.float32]
@@ -29,8 +30,8 @@ _LINE = 64
 _PIECE_TILES = 64
 
 #: Numbers of the kinds of tile, as the kernels know them.
-F32, BF16, INT8, Q8_0, Q4_0, Q4_1, Q5_0, Q4_K, Q6_K, WIDE = range(10)
-NAMES = ("F32", "BF16", "INT8", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q4_K", "Q6_K", "WIDE")
+F32, BF16, INT8, INT4, Q8_0, Q4_0, Q4_1, Q5_0, Q4_K, Q6_K, WIDE = range(11)
+NAMES = ("F32", "BF16", "INT8", "INT4", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q4_K", "Q6_K", "WIDE")
 #: Kinds whose kernels take activations as they are; the others take them rounded to eight bits.
 FLOAT_KINDS = frozenset({F32, BF16})
 
@@ -42,7 +43,7 @@ class Tiles:
     Attributes:
         kind: one of the numbers above.
         rows, columns: of the matrix.
-        group: blocks that share a scale (INT8); 1 for the other kinds.
+        group: blocks that share a scale (INT8 and INT4); 1 for the other kinds.
         parts: where scales, minima and high bits begin in a tile, in bytes.
         data: uint8 of shape (tiles, bytes of a tile), aligned to a cache line.
     """
@@ -140,25 +141,30 @@ def tiles_from_bfloat16(bits: NDArray[np.uint16], arena: Arena) -> Tiles:
     return _packed(BF16, bits.shape[0], bits.shape[1], 1, pieces, arena)
 
 
-def tiles_from_int8(codes: NDArray[np.int8], scales: Floats, arena: Arena) -> Tiles:
-    """Whole numbers with a scale for each row, or for each group of a row's columns, as INT8 tiles.
+def kind_of_integers(format: IntegerFormat) -> int:
+    """The kind of tile that a matrix of whole numbers becomes: float32 where a group is no whole blocks."""
+    if format.group is not None and format.group % BLOCK:
+        return F32
+    return INT8 if format.bits == 8 else INT4
 
-    Args:
-        codes: -127 to 127, of shape (rows, columns).
-        scales: (rows, groups); a group is a multiple of 32 columns, the last one may be shorter.
-        arena: where the tiles go.
-    """
-    rows, columns = codes.shape
-    num_blocks = -(-columns // BLOCK)
-    group = -(-num_blocks // scales.shape[1])
+
+def tiles_from_integers(integers: Integers, arena: Arena) -> Tiles:
+    """Whole numbers with a scale for each row, or for each group of a row's columns, as tiles of `kind_of_integers`."""
+    kind, group = kind_of_integers(integers.format), integers.format.group
+    if kind == F32:
+        return tiles_from_floats(integers.floats(), arena)
+    rows, columns = integers.codes.shape
 
     def pieces(part: slice) -> list[Any]:
         # One bit turned makes c + 128, which the product takes as unsigned.
-        numbers = _padded(codes[part]).view(np.uint8) ^ np.uint8(128)
-        own = _padded_rows(scales[part])
-        return [_fours(numbers), own.reshape(-1, ROWS, own.shape[1]).transpose(0, 2, 1)]
+        codes = _padded(integers.codes[part]).view(np.uint8) ^ np.uint8(128)
+        if kind == INT4:  # 120 less is c + 8; as in Q4_0, sixteen bytes hold the first and the last half of a block
+            halves = (codes - np.uint8(120)).reshape(len(codes), -1, 2, BLOCK // 2)
+            codes = _flat(halves[:, :, 0] | halves[:, :, 1] << np.uint8(4))
+        own = _padded_rows(integers.scales[part])
+        return [_fours(codes), _lanes(own)]
 
-    return _packed(INT8, rows, columns, group, pieces, arena)
+    return _packed(kind, rows, columns, -(-(group or columns) // BLOCK), pieces, arena)
 
 
 def _packed(

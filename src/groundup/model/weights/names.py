@@ -1,16 +1,16 @@
-"""Tensor names of Hugging Face's families beside ours; `#` stands for the number of the layer."""
+"""Tensor names of Hugging Face's families beside ours; `#` stands for the number of the layer. Imports no torch."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-
-import torch
-from torch import Tensor
+from typing import Any, TypeVar
 
 from groundup.core.errors import ModelError
 from groundup.model.weights.safetensors_read import some_of
+
+Array = TypeVar("Array", bound=Any)
 
 
 @dataclass(frozen=True)
@@ -146,10 +146,12 @@ class Slot:
     parts: int
     transposed: bool
 
-    def take(self, stored: Tensor) -> Tensor:
-        """Our tensor out of theirs."""
-        whole = stored.t() if self.transposed else stored
-        return whole if self.parts == 1 else whole.chunk(self.parts)[self.part]
+    def take(self, stored: Array) -> Array:
+        """Our tensor out of theirs, without a copy; of torch or numpy."""
+        whole = stored.T if self.transposed else stored
+        size = len(whole) // self.parts
+        part: Array = whole[self.part * size : (self.part + 1) * size] if self.parts > 1 else whole
+        return part
 
     def stored_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """The shape of their tensor when ours has `shape`."""
@@ -184,19 +186,6 @@ def slots_of(table: Table, ours: Iterable[str], where: str) -> dict[str, Slot]:
             raise ModelError(f"{where} has no place for our tensor {name}")
         found[name] = Slot(slot.theirs.replace("#", number), slot.part, slot.parts, slot.transposed)
     return found
-
-
-def to_stored(model_type: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Our tensors under their names, fused and transposed as they store them."""
-    groups: dict[str, list[tuple[Slot, Tensor]]] = {}
-    for name, slot in slots(model_type, state).items():
-        groups.setdefault(slot.theirs, []).append((slot, state[name]))
-    stored = {}
-    for theirs, members in groups.items():
-        tensors = [tensor for _, tensor in sorted(members, key=lambda member: member[0].part)]
-        whole = tensors[0] if len(tensors) == 1 else torch.cat(tensors)
-        stored[theirs] = (whole.t() if members[0][0].transposed else whole).contiguous()
-    return stored
 
 
 def check_tensors(

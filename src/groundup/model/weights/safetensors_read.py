@@ -1,7 +1,7 @@
 """Reading safetensors files: one, or the several that an index lists, strictly, without mapping their values.
 
 Files come from anywhere: an index may be damaged, lie about its files, or name others than those of its folder.
-Formats: https://huggingface.co/docs/safetensors, and transformers' `model.safetensors.index.json`.
+Imports no torch. Formats: https://huggingface.co/docs/safetensors, and transformers' `model.safetensors.index.json`.
 """
 
 from __future__ import annotations
@@ -12,28 +12,30 @@ from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
 from typing import Any, BinaryIO
 
-import torch
+import numpy as np
+from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
 
 from groundup.core.errors import ModelError
 
 WEIGHTS_FILE, INDEX_FILE = "model.safetensors", "model.safetensors.index.json"
 # The index of DeepSeek-V3 has 9 MB. Python needs up to some 20 times of what it parses.
 MAX_JSON_BYTES = 64 << 20
-#: The dtypes that are read and written, in the order in which safetensors puts them into a file.
-DTYPES = {
-    "I64": torch.int64,
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "I32": torch.int32,
-    "BF16": torch.bfloat16,
-    "F16": torch.float16,
-    "I16": torch.int16,
-    "I8": torch.int8,
-    "U8": torch.uint8,
-    "BOOL": torch.bool,
+#: The dtypes that are read and written, in the order in which safetensors puts them into a file. numpy has no bfloat16:
+#: its bits stand for it.
+DTYPES: dict[str, np.dtype[Any]] = {
+    "I64": np.dtype("<i8"),
+    "F64": np.dtype("<f8"),
+    "F32": np.dtype("<f4"),
+    "I32": np.dtype("<i4"),
+    "BF16": np.dtype("<u2"),
+    "F16": np.dtype("<f2"),
+    "I16": np.dtype("<i2"),
+    "I8": np.dtype("i1"),
+    "U8": np.dtype("u1"),
+    "BOOL": np.dtype("?"),
 }
+_FLOATING = ("F64", "F32", "BF16", "F16")
 _SHOWN, _SHOWN_LENGTH = 10, 200
 
 
@@ -54,26 +56,38 @@ class StoredTensor:
     offset: int
 
     @property
-    def dtype(self) -> torch.dtype:
-        """Its dtype, one of those stored here."""
-        return DTYPES[self.dtype_name]
-
-    @property
     def place(self) -> tuple[Path, int]:
         """Sorted by this, tensors are read from front to back."""
         return self.file, self.offset
 
-    def becomes(self, dtype: torch.dtype) -> bool:
-        """True where its values can be converted: the dtype is the same, or both are floating-point."""
-        own = DTYPES.get(self.dtype_name)
-        return own is not None and (own == dtype or (own.is_floating_point and dtype.is_floating_point))
+    @property
+    def is_floating(self) -> bool:
+        """True for floating-point numbers."""
+        return self.dtype_name in _FLOATING
 
-    def read(self, out: Tensor, start: int = 0) -> None:
-        """Fill `out`, one-dimensional, on the CPU and of this dtype, with the values from number `start` on."""
-        left = bytes_of(out)
+    def numbers(self) -> NDArray[Any]:
+        """All values, in memory of their own and of this shape; bfloat16 as its bits (uint16)."""
+        values = np.empty(self.shape, DTYPES[self.dtype_name])
+        self.read(memoryview(values.reshape(-1).view(np.uint8)))  # type: ignore[arg-type]  # numpy says so from Python 3.12 on
+        return values
+
+    def floats(self) -> NDArray[np.float32]:
+        """All values, which must be floating-point, as float32."""
+        values = self.numbers()
+        if self.dtype_name == "BF16":
+            return (values.astype(np.uint32) << 16).view(np.float32)
+        return values.astype(np.float32, copy=False)
+
+    def read(self, out: memoryview, start: int = 0) -> None:
+        """Fill memory with the values from number `start` on.
+
+        Raises:
+            ModelError: when the file cannot be read, or is shorter than it was.
+        """
+        left = out
         try:
             with self.file.open("rb", buffering=0) as file:
-                file.seek(self.offset + start * self.dtype.itemsize)
+                file.seek(self.offset + start * DTYPES[self.dtype_name].itemsize)
                 while left:
                     count = file.readinto(left)
                     if not count:
@@ -202,11 +216,6 @@ def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _damaged(path: Path, problem: object) -> ModelError:
     return ModelError(f"{path} is damaged or incomplete: {printable(str(problem))}. Copy or make it again")
-
-
-def bytes_of(flat: Tensor) -> memoryview:
-    """The memory of a contiguous tensor of one dimension on the CPU, without a copy."""
-    return memoryview(flat.view(torch.uint8).numpy())  # type: ignore[arg-type]  # numpy says so from Python 3.12 on
 
 
 def some_of(names: Sequence[str]) -> str:

@@ -121,23 +121,14 @@ class ModuleTiles:
     Args:
         state: its state dict.
         dtype: float32, or bfloat16, to which matrices are rounded that are not.
-        lets_go: each matrix is forgotten once it is in tiles, so that a model is not held twice where nobody else has
-            it; a matrix can then be had once.
     """
 
-    def __init__(
-        self,
-        state: Mapping[str, Tensor],
-        dtype: Literal["float32", "bfloat16"] = "float32",
-        *,
-        lets_go: bool = False,
-    ) -> None:
-        self._state, self._dtype, self._arena, self._lets_go = dict(state), dtype, Arena(), lets_go
+    def __init__(self, state: Mapping[str, Tensor], dtype: Literal["float32", "bfloat16"] = "float32") -> None:
+        self._state, self._dtype, self._arena = dict(state), dtype, Arena()
 
     def matrix(self, name: str) -> Tiles:
         """A matrix in tiles."""
-        keeps = not self._lets_go or name.startswith("embed")  # whose rows are looked up
-        tensor = (self._state[name] if keeps else self._state.pop(name)).detach()
+        tensor = self._state[name].detach()
         if self._dtype == "bfloat16":
             bits = tensor.to(torch.bfloat16).contiguous().view(torch.int16).numpy().view(np.uint16)
             return tiles_from_bfloat16(bits, self._arena)
