@@ -26,6 +26,7 @@ from typing import Any
 import llama_cpp
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from benchmarks import llama_cpp_peer
 from benchmarks.harness import Row, bytes_per_s, compare, machine, show, write_results
@@ -35,6 +36,7 @@ from groundup.inference.contracts import Speaker
 from groundup.inference.fast import FastModel
 from groundup.inference.generate import generate
 from groundup.inference.sampling import Sampling
+from groundup.inference.tensors import as_tensors
 from groundup.model.load import load_model
 from groundup.model.ops.integers import integer_format
 from groundup.model.sources import locate_model
@@ -103,7 +105,7 @@ def validate(files: Files, ids: list[int]) -> dict[str, float]:
     Raises:
         SystemExit: when it is above `LARGEST_KL`.
     """
-    modules, step = load_model(files.given).model, files.ours("Q4_1")
+    modules, step = load_model(files.given).model, as_tensors(files.ours("Q4_1"))
     text = torch.tensor([ids[:WINDOW]])
     with torch.no_grad():
         expected = modules.logits(modules(text))[0].double().log_softmax(-1)
@@ -121,12 +123,12 @@ def validate(files: Files, ids: list[int]) -> dict[str, float]:
 
 def perplexity(model: FastModel, ids: list[int]) -> float:
     """Of the tokens after the first of each window."""
-    total, count = 0.0, 0
+    total, count, read = 0.0, 0, as_tensors(model)
     for start in range(0, len(ids) - 1, WINDOW):
         window = torch.tensor([ids[start : start + WINDOW]])
         if window.shape[1] < 2:
             break
-        log_probs = model.logits(model(window)[:, :-1])[0].log_softmax(-1)
+        log_probs = read.logits(read(window)[:, :-1])[0].log_softmax(-1)
         total -= float(log_probs.gather(1, window[0, 1:, None]).double().sum())
         count += window.shape[1] - 1
     return math.exp(total / count)
@@ -136,7 +138,7 @@ def greedy_ours(model: FastModel, prompt: list[int], count: int) -> Callable[[],
     """Decode after a prompt; the time of the prompt is not counted, since it is read once, before."""
     cache = model.new_cache(1, len(prompt) + count + 1)
     sampling = Sampling(temperature=0.0, max_new_tokens=count)
-    model(torch.tensor([prompt[:-1]]), cache=cache)
+    model.read(np.array([prompt[:-1]]), cache=cache)
 
     def run() -> list[int]:
         cache.truncate(len(prompt) - 1)
@@ -195,10 +197,10 @@ def prompt_row(files: Files, length: int, theirs: str, ids: list[int]) -> Row:
     """Read a prompt and give the logits after it."""
     prompt, model = ids[:length], files.ours("Q4_1")
     peer: Any = files.theirs(theirs)
-    read = torch.tensor([prompt])
+    read = np.array([prompt])
 
     def ours() -> None:
-        model.logits(model(read, cache=model.new_cache(1, length))[:, -1:])
+        model.next_logits(read, cache=model.new_cache(1, length))
 
     def theirs_reads() -> None:
         peer.reset()
@@ -218,14 +220,14 @@ def prompt_row(files: Files, length: int, theirs: str, ids: list[int]) -> Row:
 def batch_row(files: Files, ids: list[int], peer: str) -> Row:
     """One token for each of `BATCH` rows after 64 tokens each."""
     model, length = files.ours("Q4_1"), 64
-    texts = torch.tensor([ids[start * length : (start + 1) * length] for start in range(BATCH)])
+    texts = np.array([ids[start * length : (start + 1) * length] for start in range(BATCH)])
     cache = model.new_cache(BATCH, length + 1)
-    model(texts[:, :-1], cache=cache)
+    model.read(texts[:, :-1], cache=cache)
     last = texts[:, -1:]
 
     def ours() -> Any:
         cache.truncate(length - 1)
-        return model.logits(model(last, cache=cache)).argmax(-1)
+        return model.next_logits(last, cache=cache).argmax(-1)
 
     is_llama = peer in files.paths
     theirs = _llama_batch(files.paths[peer], texts) if is_llama else _transformers_batch(files.given, texts)
@@ -240,7 +242,7 @@ def batch_row(files: Files, ids: list[int], peer: str) -> Row:
     )
 
 
-def _llama_batch(path: Path, texts: torch.Tensor) -> Callable[[], Any]:
+def _llama_batch(path: Path, texts: NDArray[np.int64]) -> Callable[[], Any]:
     rows, length = texts.shape
     params = llama_cpp.llama_context_default_params()
     params.n_ctx, params.n_batch, params.n_ubatch = rows * 128, 2048, 512
@@ -275,14 +277,15 @@ def _llama_batch(path: Path, texts: torch.Tensor) -> Callable[[], Any]:
     return run
 
 
-def _transformers_batch(path: Path, texts: torch.Tensor) -> Callable[[], Any]:
+def _transformers_batch(path: Path, texts: NDArray[np.int64]) -> Callable[[], Any]:
     from transformers import AutoModelForCausalLM
 
     model: Any = AutoModelForCausalLM.from_pretrained(str(path.parent), gguf_file=path.name, dtype=torch.bfloat16)
     model.eval()
-    last = texts[:, -1:]
+    ids = torch.from_numpy(texts)
+    last = ids[:, -1:]
     with torch.no_grad():
-        cache = model(texts[:, :-1], use_cache=True).past_key_values
+        cache = model(ids[:, :-1], use_cache=True).past_key_values
 
     def run() -> Any:
         with torch.no_grad():

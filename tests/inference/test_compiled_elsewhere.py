@@ -47,9 +47,10 @@ import torch
 from groundup.core.jit import parallel_layer
 from groundup.inference.compiled import usable_threads
 from groundup.inference.fast import FastModel
+from groundup.inference.fast_tensors import FastTensors
 from groundup.model.presets import preset
 from groundup.model.transformer import build
-from groundup.model.weights.tile_source import ModuleTiles
+from groundup.model.weights.module_tiles import ModuleTiles
 
 config = preset("qwen3", vocab_size=97, hidden_size=64, num_hidden_layers=2, num_attention_heads=4,
                 num_key_value_heads=2, head_dim=16, intermediate_size=96, max_position_embeddings=64)
@@ -57,10 +58,10 @@ model = build(config, seed=1).eval()
 ids = torch.arange(30)[None]
 with torch.no_grad():
     expected = model.logits(model(ids))
-step = FastModel(config, ModuleTiles(model.state_dict()), threads=usable_threads(2))
+step = FastTensors(FastModel(config, ModuleTiles(model.state_dict()), threads=usable_threads(2)))
 found = step.logits(step(ids))
 assert float((found - expected).abs().max() / expected.abs().max()) < 1e-5
-print(parallel_layer(), step.step.threads)
+print(parallel_layer(), step.model.step.threads)
 """
 
 

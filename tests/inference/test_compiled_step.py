@@ -26,7 +26,8 @@ from groundup.model.presets import preset
 from groundup.model.transformer import Transformer, assemble, build
 from groundup.model.weights.gguf_model import save_gguf
 from groundup.model.weights.gguf_read import open_gguf
-from groundup.model.weights.tile_source import GgufTiles, ModuleTiles
+from groundup.model.weights.module_tiles import ModuleTiles
+from groundup.model.weights.tile_source import GgufTiles
 from groundup.tokenizer import ByteBPE
 
 if not numba_works():
@@ -34,6 +35,7 @@ if not numba_works():
 
 from groundup.inference import step as step_module
 from groundup.inference.fast import FastModel
+from groundup.inference.fast_tensors import FastTensors
 from groundup.inference.step_numba import work
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -57,8 +59,8 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Transfor
     return make
 
 
-def fast(model: Transformer, **options: object) -> FastModel:
-    return FastModel(model.config, ModuleTiles(model.state_dict()), **options)  # type: ignore[arg-type]
+def fast(model: Transformer, **options: object) -> FastTensors:
+    return FastTensors(FastModel(model.config, ModuleTiles(model.state_dict()), **options))  # type: ignore[arg-type]
 
 
 def ids_of(rows: int, length: int, seed: int = 0) -> torch.Tensor:
@@ -123,12 +125,12 @@ def test_generation_equals_the_reference_loop(models: Callable[[str], Transforme
         sampling = Sampling(temperature=temperature, max_new_tokens=20, seed=seed, repetition_penalty=1.5)
         prompt = ids_of(1, 9, seed)[0].tolist()
         expected = list(generate_reference(model, prompt, sampling))
-        steps = list(generate(ours, prompt, sampling, prefill_chunk=4))
+        steps = list(generate(ours.model, prompt, sampling, prefill_chunk=4))
         assert [step.token for step in steps] == [step.token for step in expected]
         assert np.allclose([step.logprob for step in steps], [step.logprob for step in expected], atol=1e-4)
         prompts = [prompt, ids_of(1, 3, 5)[0].tolist(), ids_of(1, 14, 6)[0].tolist()]
-        together = generate_batch(ours, prompts, sampling, pad_id=0)
-        assert together == [[step.token for step in generate(ours, p, sampling)] for p in prompts]
+        together = generate_batch(ours.model, prompts, sampling, pad_id=0)
+        assert together == [[step.token for step in generate(ours.model, p, sampling)] for p in prompts]
 
 
 @pytest.fixture
@@ -263,7 +265,7 @@ def test_weights_that_are_not_finite_are_seen(models: Callable[[str], Transforme
     model = models("llama")
     state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     state["layers.1.mlp.up_proj.weight"][3, 4] = float("nan")
-    broken = FastModel(model.config, ModuleTiles(state))
+    broken = FastTensors(FastModel(model.config, ModuleTiles(state)))
     assert not torch.isfinite(broken.logits(broken(ids_of(1, 4)))).any()
 
 
@@ -320,7 +322,7 @@ def test_a_gguf_file_gives_what_its_rounded_modules_give(tmp_path: Path, case: s
         weights = GgufTiles(file)
     model = load_model(tmp_path / "m.gguf").model
     reference = RoundedModules(model, cache_type, rounds_activations=type not in ("BF16", "F16"))
-    step = FastModel(weights.config, weights, cache_type=cache_type)
+    step = FastTensors(FastModel(weights.config, weights, cache_type=cache_type))
     ids = ids_of(
         60, 2
     )  # short: where a value lies between two codes, the last bit decides, for all tokens after it too
@@ -333,7 +335,7 @@ def test_a_gguf_file_gives_what_its_rounded_modules_give(tmp_path: Path, case: s
 def test_a_thousand_generations_do_not_grow(models: Callable[[str], Transformer]) -> None:
     if not Path("/proc/self/statm").exists():
         pytest.skip("this platform does not tell how much memory is in use")
-    model = fast(models("llama"))
+    model = fast(models("llama")).model
     sampling = Sampling(temperature=0.0, max_new_tokens=8)
 
     def generations(count: int) -> int:

@@ -13,7 +13,7 @@ from groundup.core.errors import MissingExtraError
 from groundup.core.jit import numba_works, target_features
 from groundup.inference.generate import generate
 from groundup.inference.sampling import Sampling
-from groundup.model.ops import rotary_tables
+from groundup.model.ops.rotary_angles import rotary_tables_numpy
 from groundup.model.presets import preset
 from groundup.model.sources import locate_model
 from groundup.model.transformer import build
@@ -27,6 +27,7 @@ if not numba_works() or not ({"fma"} & target_features() or "neon" in target_fea
     pytest.skip("needs numba, and a processor that adds a product with one rounding", allow_module_level=True)
 
 from groundup.inference.fast import FastModel
+from groundup.inference.fast_tensors import FastTensors
 
 sys.path.insert(0, str(Path(__file__).parent))
 import exact_twin
@@ -40,10 +41,9 @@ PROMPTS = (
 
 def twin_logits(weights: GgufTiles, ids: list[int], cache_type: str) -> torch.Tensor:
     mixer = weights.config.layers()[0].mixer
-    cos, sin = rotary_tables(torch.arange(len(ids))[None], mixer.head_dim, mixer.rotary, torch.float32)  # type: ignore[union-attr, arg-type]
-    return torch.from_numpy(
-        exact_twin.logits(weights, ids, cos[0].numpy(), sin[0].numpy(), rounds_cache=cache_type == "bfloat16")
-    )
+    places = np.arange(len(ids))
+    cos, sin = rotary_tables_numpy(places, mixer.head_dim, mixer.rotary, places + 1)  # type: ignore[union-attr, arg-type]
+    return torch.from_numpy(exact_twin.logits(weights, ids, cos, sin, rounds_cache=cache_type == "bfloat16"))
 
 
 @pytest.mark.parametrize("cache_type", ["float32", "bfloat16"])
@@ -67,7 +67,7 @@ def test_made_weights(tmp_path: Path, type: str, cache_type: str) -> None:
         weights = GgufTiles(file)
     # Past a segment of attention, and no multiple of a block.
     ids = np.random.default_rng(0).integers(0, 256, 603).tolist()
-    model = FastModel(weights.config, weights, cache_type=cache_type)
+    model = FastTensors(FastModel(weights.config, weights, cache_type=cache_type))
     assert torch.equal(model.logits(model(torch.tensor([ids])))[0], twin_logits(weights, ids, cache_type))
 
 
@@ -82,9 +82,9 @@ def test_five_hundred_greedy_tokens_of_a_real_model(prompt: str, cache_type: str
         pytest.skip(str(error))
     with open_gguf(path) as file:
         weights, tokenizer = GgufTiles(file), tokenizer_from_gguf(file.metadata)
-    model = FastModel(weights.config, weights, cache_type=cache_type)
+    model = FastTensors(FastModel(weights.config, weights, cache_type=cache_type))
     ids = tokenizer.encode(prompt)
-    made = [step.token for step in generate(model, ids, Sampling(temperature=0.0, max_new_tokens=500))]
+    made = [step.token for step in generate(model.model, ids, Sampling(temperature=0.0, max_new_tokens=500))]
     assert len(made) == 500
     expected = twin_logits(weights, [*ids, *made[:-1]], cache_type)
     assert expected[len(ids) - 1 :].argmax(-1).tolist() == made

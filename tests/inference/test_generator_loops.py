@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 
+import numpy as np
 import pytest
 import torch
 
@@ -146,7 +147,7 @@ def test_prompts_that_cannot_be_read_are_refused_at_the_call(tiny, prompt: list[
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_logits_that_are_not_numbers_are_an_error_and_not_a_token(tiny, temperature: float) -> None:
     request = Request(tiny(), [1, 2], Sampling(temperature=temperature))
-    logits = torch.zeros(61)
-    logits[7:10] = float("nan")
+    logits = np.zeros(61, np.float32)
+    logits[7:10] = np.nan
     with pytest.raises(ModelError, match="3 of 61 logits after 2 tokens"):
         request.advance(logits)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -16,8 +17,10 @@ from transformers.generation.logits_process import (
 )
 
 from groundup.core.errors import ConfigError
+from groundup.core.seeds import seed_for
 from groundup.inference.sampling import (
     Sampling,
+    UniformGenerator,
     choose_token,
     filter_logits,
     keep_min_p,
@@ -46,15 +49,17 @@ def test_each_filter_equals_transformers(
     seed: int, temperature: float, k: int, p: float, min_p: float, penalty: float
 ) -> None:
     logits, ids, seen = random_case(seed)
+    own = logits.numpy()
     torch.testing.assert_close(
-        penalize_repetition(logits, seen, penalty), RepetitionPenaltyLogitsProcessor(penalty)(ids, logits.clone())
+        torch.from_numpy(penalize_repetition(own, seen.numpy(), penalty)),
+        RepetitionPenaltyLogitsProcessor(penalty)(ids, logits.clone()),
     )
     torch.testing.assert_close(
-        scale_temperature(logits, temperature), TemperatureLogitsWarper(temperature)(ids, logits)
+        torch.from_numpy(scale_temperature(own, temperature)), TemperatureLogitsWarper(temperature)(ids, logits)
     )
-    assert torch.equal(keep_top_k(logits, k), TopKLogitsWarper(k)(ids, logits))
-    assert torch.equal(keep_top_p(logits, p), TopPLogitsWarper(p)(ids, logits))
-    assert torch.equal(keep_min_p(logits, min_p), MinPLogitsWarper(min_p)(ids, logits))
+    assert np.array_equal(keep_top_k(own, k), TopKLogitsWarper(k)(ids, logits))
+    assert np.array_equal(keep_top_p(own, p), TopPLogitsWarper(p)(ids, logits))
+    assert np.array_equal(keep_min_p(own, min_p), MinPLogitsWarper(min_p)(ids, logits))
 
 
 @settings(deadline=None, max_examples=40)
@@ -74,27 +79,26 @@ def test_all_filters_together_in_the_order_of_transformers(
             MinPLogitsWarper(min_p),
         ]
     )(ids, logits.clone())
-    torch.testing.assert_close(filter_logits(logits, sampling, seen).softmax(-1), theirs.softmax(-1))
+    ours = torch.from_numpy(filter_logits(logits.numpy(), sampling, seen.numpy()))
+    torch.testing.assert_close(ours.softmax(-1), theirs.softmax(-1))
 
 
 def test_top_k_keeps_ties_and_top_p_keeps_one() -> None:
-    logits = torch.tensor([[1.0, 1.0, 0.0]])
-    assert keep_top_k(logits, 1).isfinite().tolist() == [[True, True, False]]
-    assert keep_top_p(logits, 1e-9).isfinite().sum() == 1
-    assert keep_min_p(logits, 1.0).isfinite().tolist() == [[True, True, False]]
+    logits = np.array([[1.0, 1.0, 0.0]])
+    assert np.isfinite(keep_top_k(logits, 1)).tolist() == [[True, True, False]]
+    assert np.isfinite(keep_top_p(logits, 1e-9)).sum() == 1
+    assert np.isfinite(keep_min_p(logits, 1.0)).tolist() == [[True, True, False]]
 
 
 def test_draws_follow_the_distribution() -> None:
-    logits = torch.tensor([2.0, 0.0, 1.0, float("-inf"), -1.0])
-    probs = logits.softmax(-1)
-    generator, seen = sampling_generator(5), torch.zeros(5, dtype=torch.bool)
+    logits = np.array([2.0, 0.0, 1.0, float("-inf"), -1.0])
+    probs = torch.from_numpy(logits).softmax(-1).numpy()
+    generator, seen = sampling_generator(5), np.zeros(5, bool)
     count = 4_000
-    drawn = torch.bincount(
-        torch.tensor([choose_token(logits, Sampling(), seen, generator) for _ in range(count)]), minlength=5
-    )
+    drawn = np.bincount([choose_token(logits, Sampling(), seen, generator) for _ in range(count)], minlength=5)
     # Five standard deviations of each count.
-    slack = 5 * (count * probs * (1 - probs)).sqrt()
-    assert ((drawn - count * probs).abs() <= slack).all()
+    slack = 5 * np.sqrt(count * probs * (1 - probs))
+    assert (np.abs(drawn - count * probs) <= slack).all()
     assert drawn[3] == 0
 
 
@@ -102,13 +106,13 @@ def test_draws_follow_the_distribution() -> None:
 @given(seeds, st.integers(1, 40), st.floats(1e-300, 10))
 def test_a_token_of_probability_zero_is_never_drawn(seed: int, k: int, temperature: float) -> None:
     logits = random_case(seed)[0][0]
-    seen = torch.zeros(len(logits), dtype=torch.bool)
-    token = choose_token(logits, Sampling(top_k=k, temperature=temperature), seen, sampling_generator(seed))
+    seen = np.zeros(len(logits), bool)
+    token = choose_token(logits.numpy(), Sampling(top_k=k, temperature=temperature), seen, sampling_generator(seed))
     assert token in logits.topk(min(k, len(logits))).indices.tolist()
 
 
 def test_drawing_leaves_the_global_generator_alone_and_repeats() -> None:
-    logits, seen = torch.randn(50, generator=torch.Generator().manual_seed(1)), torch.zeros(50, dtype=torch.bool)
+    logits, seen = np.random.default_rng(1).normal(size=50), np.zeros(50, bool)
     before = torch.get_rng_state()
     first = [
         choose_token(logits, Sampling(), seen, generator) for generator in [sampling_generator(7)] for _ in range(9)
@@ -123,9 +127,57 @@ def test_drawing_leaves_the_global_generator_alone_and_repeats() -> None:
     assert first == again != other
 
 
+@settings(deadline=None, max_examples=100)
+@given(st.integers(0, 2**63 - 1))
+def test_uniform_numbers_are_those_of_torch(seed: int) -> None:
+    ours, theirs = UniformGenerator(seed), torch.Generator().manual_seed(seed)
+    for _ in range(700):  # more than one state of 624 words
+        assert ours.uniform() == float(torch.rand((), generator=theirs, dtype=torch.float64))
+
+
+def choose_by_torch(logits: torch.Tensor, sampling: Sampling, seen: torch.Tensor, generator: torch.Generator) -> int:
+    """What drew a token before the filters were numpy's: torch from end to end, by transformers' processors."""
+    processors = LogitsProcessorList([RepetitionPenaltyLogitsProcessor(sampling.repetition_penalty)])
+    processors.append(TemperatureLogitsWarper(sampling.temperature))
+    if 0 < sampling.top_k < len(logits):
+        processors.append(TopKLogitsWarper(sampling.top_k))
+    if sampling.top_p < 1:
+        processors.append(TopPLogitsWarper(sampling.top_p))
+    if sampling.min_p > 0:
+        processors.append(MinPLogitsWarper(sampling.min_p))
+    probs = processors(seen.nonzero().T, logits.double()[None])[0].softmax(-1)
+    cumulative = probs.cumsum(-1)
+    uniform = torch.rand((), generator=generator, dtype=torch.float64)
+    return min(int(torch.searchsorted(cumulative, uniform * cumulative[-1], right=True)), int(probs.nonzero()[-1]))
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    seeds,
+    st.sampled_from([5, 300, 49_152]),
+    st.floats(0.2, 2),
+    st.integers(0, 50),
+    st.floats(0.3, 1.0),
+    st.floats(0, 0.2),
+)
+def test_a_seed_gives_the_tokens_that_torch_gave(
+    seed: int, vocab: int, temperature: float, k: int, p: float, min_p: float
+) -> None:
+    source = torch.Generator().manual_seed(seed)
+    logits = torch.randn(vocab, generator=source) * 4
+    seen = torch.rand(vocab, generator=source) < 0.1
+    seen[0] = True
+    sampling = Sampling(temperature=temperature, top_k=k, top_p=p, min_p=min_p, repetition_penalty=1.2)
+    ours, theirs = sampling_generator(seed), torch.Generator().manual_seed(seed_for(seed, "sample"))
+    for _ in range(5):
+        assert choose_token(logits.numpy(), sampling, seen.numpy(), ours) == choose_by_torch(
+            logits, sampling, seen, theirs
+        )
+
+
 def test_greedy_takes_the_lowest_of_equals_and_ignores_the_filters() -> None:
-    seen = torch.tensor([False, True, False])
-    logits = torch.tensor([1.0, 1.5, 1.0])
+    seen = np.array([False, True, False])
+    logits = np.array([1.0, 1.5, 1.0])
     assert choose_token(logits, Sampling(temperature=0), seen, sampling_generator(0)) == 1
     assert choose_token(logits, Sampling(temperature=0, top_k=1, min_p=1.0), seen, sampling_generator(0)) == 1
     assert choose_token(logits, Sampling(temperature=0, repetition_penalty=2.0), seen, sampling_generator(0)) == 0

@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from groundup.core.errors import ModelError
 from groundup.model.config import AttentionConfig, FilePartConfig, TransformerConfig
 from groundup.model.counts import count_parameters, flops_per_token, training_memory_bytes
-from groundup.model.ops import visible_keys
+from groundup.model.ops.attention import visible_keys
 from groundup.model.presets import FULL, SLIDING
 from groundup.model.transformer import build
 

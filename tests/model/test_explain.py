@@ -37,7 +37,7 @@ from groundup.model.config import (
 from groundup.model.counts import count_parameters, flops_per_token, heads_parameters
 from groundup.model.explain import Block, Explanation, compare_attention, explain, kv_cache_bytes
 from groundup.model.explain_lines import Row
-from groundup.model.ops import rotary_fast, rotary_tables
+from groundup.model.ops.rotary import rotary_fast, rotary_tables
 from groundup.model.presets import PRESETS, preset
 from groundup.model.transformer import Transformer, build
 

@@ -25,7 +25,7 @@ from groundup.model.config import (
 from groundup.model.counts import count_parameters
 from groundup.model.hf_config import from_hf, model_type, to_hf
 from groundup.model.hf_families import FAMILIES
-from groundup.model.ops.rotary import scaled_frequencies
+from groundup.model.ops.rotary_angles import scaled_frequencies
 from groundup.model.presets import preset
 
 _LLAMA = {"architectures": ["LlamaForCausalLM"], "hidden_act": "silu", "model_type": "llama", "use_cache": True}
@@ -580,7 +580,7 @@ def test_what_counts_where_a_file_says_it_twice() -> None:
         theirs = rotary_class(transformers.AutoConfig.for_model(**json.loads(json.dumps(values))))
         mixer = first(from_hf(values))[1]
         assert mixer.rotary is not None
-        ours, _ = scaled_frequencies(mixer.rotary, mixer.head_dim, torch.tensor([[1]]))
+        ours, _ = scaled_frequencies(mixer.rotary, mixer.head_dim, torch.tensor([[1]]), torch)
         assert torch.allclose(ours[0, 0], theirs.inv_freq, rtol=1e-6)
     once = from_hf(CASES["llama-3.1"]), from_hf(CASES["llama-linear"])
     assert from_hf(beside) != once[0] and from_hf(both) == once[1]

@@ -9,13 +9,14 @@ from typing import Any
 import pytest
 import torch
 
-import groundup.model.ops as ops
+import groundup.model.ops.pairs  # noqa: F401  # registers them
 from groundup.core.registry import Pair, pairs
 from groundup.model.config import RotaryConfig
 from groundup.model.ops.activation import relu2
-from groundup.model.ops.attention import visible_keys
+from groundup.model.ops.attention import attention_fast, visible_keys
 from groundup.model.ops.norm import rms_norm_fast
-from groundup.model.ops.rotary import rotary_fast, rotary_tables
+from groundup.model.ops.paths import compute_paths
+from groundup.model.ops.rotary import rotary_fast, rotary_reference, rotary_tables
 from groundup.model.presets import preset
 from groundup.model.transformer import build
 
@@ -29,7 +30,7 @@ def largest_relative_difference(a: torch.Tensor, b: torch.Tensor) -> float:
 
 def test_the_registry_holds_the_hot_operations() -> None:
     assert set(OWN) >= {"model.attention", "model.rms_norm", "model.layer_norm", "model.rotary", "model.gelu_new"}
-    assert ops.attention_fast is OWN["model.attention"].fast
+    assert attention_fast is OWN["model.attention"].fast
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -110,7 +111,7 @@ def test_rotary_works_on_strided_heads_and_long_positions() -> None:
         torch.tensor([[0, 1, 2, 3, 131_071]]), 8, RotaryConfig(rope_theta=500_000.0), torch.float32
     )
     got = rotary_fast(x, cos, sin)
-    assert largest_relative_difference(got, ops.rotary_reference(x, cos, sin)) <= 1e-6
+    assert largest_relative_difference(got, rotary_reference(x, cos, sin)) <= 1e-6
     assert float(got[0, 0, 4, 0]) == pytest.approx(
         float(x[0, 0, 4, 0]) * math.cos(131_071) - float(x[0, 0, 4, 4]) * math.sin(131_071), abs=1e-4
     )
@@ -157,7 +158,7 @@ def test_paths_are_taken_while_the_plan_lasts_and_change_no_result(monkeypatch: 
 
     expected = gradient()
     assert not taken
-    with ops.compute_paths("onednn", "stored"):
+    with compute_paths("onednn", "stored"):
         got = gradient()
         seen, _ = list(taken), taken.clear()
         with torch.no_grad():

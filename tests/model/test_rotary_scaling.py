@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -19,8 +20,13 @@ from groundup.model.config import (
     RotaryScaling,
     YarnScaling,
 )
-from groundup.model.ops import rotary_fast, rotary_reference, rotary_tables
-from groundup.model.ops.rotary import rotary_frequencies, scaled_frequencies, yarn_attention_factor
+from groundup.model.ops.rotary import rotary_fast, rotary_reference, rotary_tables
+from groundup.model.ops.rotary_angles import (
+    rotary_frequencies,
+    rotary_tables_numpy,
+    scaled_frequencies,
+    yarn_attention_factor,
+)
 from groundup.model.parts import Context, count_positions
 
 HEAD_DIM = 32
@@ -78,11 +84,32 @@ def theirs(rotary: RotaryConfig, length: int) -> tuple[torch.Tensor, float]:
 )
 def test_scaled_frequencies(scaling: RotaryScaling, rope_theta: float, share: float, length: int) -> None:
     rotary = RotaryConfig(rope_theta=rope_theta, partial_rotary_factor=share, scaling=scaling)
-    ours, factor = scaled_frequencies(rotary, rotary.rotary_dim(HEAD_DIM), torch.tensor([[length]]))
+    ours, factor = scaled_frequencies(rotary, rotary.rotary_dim(HEAD_DIM), torch.tensor([[length]]), torch)
     expected, their_factor = theirs(rotary, length)
     assert factor == pytest.approx(their_factor, rel=1e-6)
     assert ours.shape == (1, 1, *expected.shape)
     assert torch.allclose(ours[0, 0], expected, rtol=2e-5, atol=0)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    scaling=st.none() | scalings,
+    rope_theta=st.sampled_from([50.0, 1e4, 5e5, 1e6]),
+    share=st.sampled_from([0.25, 0.5, 1.0]),
+    start=st.integers(0, 9000),
+)
+def test_tables_of_numpy_are_those_of_torch(
+    scaling: RotaryScaling | None, rope_theta: float, share: float, start: int
+) -> None:
+    rotary = RotaryConfig(rope_theta=rope_theta, partial_rotary_factor=share, scaling=scaling)
+    positions = torch.arange(start, start + 5)[None]
+    lengths = positions + 1
+    ours = rotary_tables_numpy(positions[0].numpy(), HEAD_DIM, rotary, lengths[0].numpy())
+    theirs = rotary_tables(positions, HEAD_DIM, rotary, torch.float32, lengths)
+    # Frequencies differ in the last bits, by which the angle grows apart as it does from that of exact arithmetic.
+    for own, other in zip(ours, theirs, strict=True):
+        assert own.dtype == np.float32
+        assert np.abs(own - other[0].numpy()).max() <= 5e-7 * (start + 5)
 
 
 @pytest.mark.parametrize("share", [0.2, 0.4, 1.0])
@@ -117,12 +144,12 @@ def test_gradients_of_a_partial_rotation(share: float) -> None:
 
 
 def frequencies(scaling: RotaryScaling | None, *, length: int = 1) -> torch.Tensor:
-    return scaled_frequencies(RotaryConfig(scaling=scaling), HEAD_DIM, torch.tensor([[length]]))[0][0, 0]
+    return scaled_frequencies(RotaryConfig(scaling=scaling), HEAD_DIM, torch.tensor([[length]]), torch)[0][0, 0]
 
 
 def test_what_each_scaling_does_to_fast_and_slow_pairs() -> None:
     plain = frequencies(None)
-    assert torch.equal(plain, rotary_frequencies(HEAD_DIM, 1e4))
+    assert torch.equal(plain, rotary_frequencies(HEAD_DIM, 1e4, torch))
     assert torch.allclose(frequencies(LinearScaling(factor=4)), plain / 4)
     for scaling in (
         YarnScaling(factor=4, original_max_position_embeddings=4096),

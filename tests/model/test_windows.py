@@ -15,7 +15,7 @@ from torch import Tensor
 
 from benchmarks.harness import relative_difference
 from groundup.model.config import TransformerConfig
-from groundup.model.ops import attention, attention_fast, attention_pattern, attention_scores, visible_keys
+from groundup.model.ops.attention import attention, attention_fast, attention_pattern, attention_scores, visible_keys
 from groundup.model.parts import Context, count_positions
 from groundup.model.transformer import Transformer, build
 

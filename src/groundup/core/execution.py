@@ -74,6 +74,32 @@ def available_cpus() -> int:
     return os.cpu_count() or 1
 
 
+def default_threads() -> int:
+    """CPU threads of one process where nobody asks for a number: what torch takes on its own, without importing it.
+
+    `MKL_NUM_THREADS` or else `OMP_NUM_THREADS` where one is set, up to the number of cores; else that number, where
+    two CPUs of one core count once (which only Linux tells).
+    """
+    cores = _available_cores()
+    for name in ("MKL_NUM_THREADS", "OMP_NUM_THREADS"):
+        value = os.environ.get(name, "").split(",")[0].strip()
+        if value.isdigit() and int(value) > 0:
+            return min(int(value), cores)
+    return cores
+
+
+def _available_cores() -> int:
+    cpus = available_cpus()
+    if not hasattr(os, "sched_getaffinity"):
+        return cpus
+    siblings = {
+        path.read_text().strip()
+        for cpu in os.sched_getaffinity(0)
+        if (path := Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")).is_file()
+    }
+    return len(siblings) or cpus
+
+
 @lru_cache(maxsize=1)
 def cpu_info() -> tuple[str, frozenset[str]]:
     """The processor's name and its feature flags (empty where the platform does not list them)."""
@@ -143,6 +169,8 @@ def resolve_device(name: str = "auto") -> str:
     Raises:
         UsageError: when the named device does not exist here.
     """
+    if name == "cpu":  # always there, and torch takes seconds to ask
+        return name
     torch = _torch()
     if name == "auto":
         if torch.cuda.is_available():

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from groundup.core.errors import UsageError
 from groundup.inference.contracts import LanguageModel
+from groundup.inference.tensors import as_tensors
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,7 @@ def measure_divergence(
     """Read a text with both models, in windows that do not overlap.
 
     Args:
-        reference, model: of the same vocabulary.
+        reference, model: of the same vocabulary; modules, or the compiled step.
         ids: the text.
         window: tokens read at once; at least 2.
         on_progress: called with (tokens read, all tokens).
@@ -117,6 +118,7 @@ def measure_divergence(
     if sizes[0] != sizes[1]:
         raise UsageError(f"the models know {sizes[0]} and {sizes[1]} tokens: they cannot be compared token by token")
     positions: list[dict[str, float]] = []
+    both = [as_tensors(one) for one in (reference, model)]
     with torch.no_grad():
         for start in range(0, len(ids) - 1, window):
             if on_progress is not None:
@@ -125,7 +127,7 @@ def measure_divergence(
             if len(piece) < 2:
                 break
             read = torch.tensor([piece])
-            pair = [one.logits(one(read)[:, :-1])[0].float() for one in (reference, model)]
+            pair = [one.logits(one(read)[:, :-1])[0].float() for one in both]
             positions += divergence_of(pair[0], pair[1], piece[1:])
     if on_progress is not None:
         on_progress(len(ids), len(ids))

@@ -22,8 +22,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from groundup.core.errors import DataError, UsageError
-from groundup.inference.contracts import LanguageModel
-from groundup.inference.generate import evaluation_mode
+from groundup.inference.tensors import TensorModel, evaluation_mode
 from groundup.tokenizer.base import Tokenizer, document_start_id
 
 Ids = Sequence[int] | NDArray[Any]
@@ -137,7 +136,7 @@ def streams_of(documents: Sequence[Ids], separator_id: int, groups: Sequence[str
 
 
 def document_bits(
-    model: LanguageModel,
+    model: TensorModel,
     documents: Sequence[Ids],
     num_bytes: Sequence[int] | NDArray[Any],
     *,
@@ -211,7 +210,7 @@ def document_bits(
     return DocumentBits(bits, np.asarray(num_bytes, dtype=np.int64), np.asarray(lengths, dtype=np.int64))
 
 
-def bits_per_byte(model: LanguageModel, tokenizer: Tokenizer, texts: Sequence[str], **options: Any) -> DocumentBits:
+def bits_per_byte(model: TensorModel, tokenizer: Tokenizer, texts: Sequence[str], **options: Any) -> DocumentBits:
     """Measure a model on texts: `document_bits` with the tokenizer's ids, bytes and `document_start_id`.
 
     Args:
@@ -252,7 +251,7 @@ def _check_ids(streams: list[Stream], vocab_size: int) -> None:
 
 
 def _window_bits(
-    model: LanguageModel, batch: list[Window], streams: list[Stream], device: torch.device
+    model: TensorModel, batch: list[Window], streams: list[Stream], device: torch.device
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """The counted targets of some windows as one forward pass: each one's document, and its bits."""
     width = max(window.end - window.begin for window in batch)
@@ -274,7 +273,7 @@ def _window_bits(
 
 
 def _counted_losses(
-    model: LanguageModel, hidden: Float[Tensor, "B T D"], targets: Int[Tensor, "B T"], counted: Bool[Tensor, "B T"]
+    model: TensorModel, hidden: Float[Tensor, "B T D"], targets: Int[Tensor, "B T"], counted: Bool[Tensor, "B T"]
 ) -> Float[Tensor, " N"]:
     states, wanted = hidden[counted], targets[counted]
     losses = [

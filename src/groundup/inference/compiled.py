@@ -1,6 +1,6 @@
 """Choosing and loading the compiled step: which models it computes, and a file or directory opened for it.
 
-Nothing here imports numba before it is known to work.
+Nothing here imports numba before it is known to work, nor torch before a directory is opened.
 """
 
 from __future__ import annotations
@@ -8,18 +8,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-import torch
-
 from groundup.core.errors import UsageError
-from groundup.core.execution import available_cpus
+from groundup.core.execution import available_cpus, default_threads
 from groundup.core.jit import numba_works, parallel_layer
+from groundup.core.progress import Progress
 from groundup.inference.contracts import Speaker
+from groundup.model.companions import gguf_companions
 from groundup.model.config import AttentionConfig, TransformerConfig
-from groundup.model.directory import directory_companions, read_model_config
-from groundup.model.load import gguf_companions
 from groundup.model.ops.tiles import F32
-from groundup.model.weights.directory_tiles import DirectoryTiles
-from groundup.model.weights.files import Progress
 from groundup.model.weights.gguf_read import open_gguf
 from groundup.model.weights.tile_source import GgufTiles, TileSource
 
@@ -55,10 +51,10 @@ def why_not_compiled(config: TransformerConfig, *, device: str = "cpu", dtype: s
 
 
 def usable_threads(wanted: int | None = None) -> int:
-    """Threads that kernels work on: torch's number where none is wanted, at most the CPUs; 1 without a threading layer."""
+    """Threads that kernels work on: the machine's number where none is wanted, at most the CPUs; 1 without a threading layer."""
     if parallel_layer() is None:
         return 1
-    return max(1, min(wanted or torch.get_num_threads(), available_cpus()))
+    return max(1, min(wanted or default_threads(), available_cpus()))
 
 
 def load_compiled(
@@ -89,6 +85,9 @@ def load_compiled(
     """
     weights: TileSource
     if path.is_dir():
+        from groundup.model.directory import directory_companions, read_model_config
+        from groundup.model.weights.directory_tiles import DirectoryTiles
+
         config = read_model_config(path)
         _check(path, config)
         weights = DirectoryTiles(path, config, dtype)

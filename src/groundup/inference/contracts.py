@@ -1,16 +1,20 @@
-"""What generation needs of a model, and what it yields."""
+"""What generation needs of a model, and what it yields. Imports no torch."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
-from torch import Tensor, nn
+import numpy as np
+from numpy.typing import NDArray
 
 from groundup.tokenizer.base import Tokenizer
 from groundup.tokenizer.chat import ChatTemplate
+
+Ids = NDArray[np.int64]
+Mask = NDArray[np.bool_]
+Floats = NDArray[np.float32]
 
 FinishReason = Literal["stop_token", "stop_string", "length", "context"]
 """Why a generation ended: the model's stop token, a stop string of the request, `max_new_tokens` reached, or the
@@ -19,24 +23,38 @@ model can read no more tokens (`max_position_embeddings`)."""
 
 @runtime_checkable
 class LanguageModel(Protocol):
-    """A causal model with the one forward of the house (`groundup.model.transformer.Transformer` is one)."""
-
-    training: bool
+    """A causal model that generation takes: a `Decoder`, or modules (`inference.tensors.TensorModel`)."""
 
     @property
     def config(self) -> Any:
         """Holds `vocab_size` and `max_position_embeddings`."""
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """`(inputs, *, positions, segments, mask, memory, cache) -> hidden`."""
+    def new_cache(self, batch_size: int, max_length: int | None = None) -> Any:
+        """An empty cache for `batch_size` rows of up to `max_length` tokens (the model's longest by default)."""
 
-    def logits(self, hidden: Tensor) -> Tensor: ...
 
-    def new_cache(self, batch_size: int, max_length: int | None = None) -> Any: ...
+@runtime_checkable
+class Decoder(LanguageModel, Protocol):
+    """A causal model behind numpy: ids in, the scores of the next token out.
 
-    def modules(self) -> Iterator[nn.Module]: ...
+    Both methods take the same arguments:
 
-    def parameters(self) -> Iterator[nn.Parameter]: ...
+        ids: (B, T), the new tokens.
+        mask: (B, S), False where a token is padding, over those in the cache and then the new ones; None where
+            nothing is padding.
+        positions: (B, T), of each new token in its text; given where the mask is.
+        cache: what `new_cache` returned; the new tokens are added to it.
+    """
+
+    def read(
+        self, ids: Ids, *, mask: Mask | None = None, positions: Ids | None = None, cache: Any | None = None
+    ) -> None:
+        """Take tokens into the cache: a piece of a prompt."""
+
+    def next_logits(
+        self, ids: Ids, *, mask: Mask | None = None, positions: Ids | None = None, cache: Any | None = None
+    ) -> Floats:
+        """The same, and the scores of every token after the last column: float32, (B, V), the caller's own."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +74,26 @@ class Speaker:
     chat_template: ChatTemplate | None
     generation: dict[str, Any]
     folder: Path
+
+
+@runtime_checkable
+class Opened(Protocol):
+    """A language model opened with its companions: a `Speaker`, or what `load_model` returns."""
+
+    @property
+    def model(self) -> LanguageModel: ...
+
+    @property
+    def tokenizer(self) -> Tokenizer: ...
+
+    @property
+    def chat_template(self) -> ChatTemplate | None: ...
+
+    @property
+    def generation(self) -> dict[str, Any]: ...
+
+    @property
+    def folder(self) -> Path: ...
 
 
 @dataclass(frozen=True)

@@ -1,21 +1,19 @@
 """The two loops of inference, reference and cached, and the cached loop over a batch.
 
-All are generators of steps; streaming, stop strings, chat and evaluation build on them.
+All are generators of steps; streaming, stop strings, chat and evaluation build on them. Nothing here imports torch before
+a model made of modules asks for it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-from jaxtyping import Float
-from torch import Tensor
+import numpy as np
 
 from groundup.core.errors import UsageError
-from groundup.inference.contracts import FinishReason, LanguageModel, Step
+from groundup.inference.contracts import Decoder, FinishReason, LanguageModel, Step
 from groundup.inference.request import Request
 from groundup.inference.sampling import Sampling
 
@@ -45,11 +43,11 @@ def generate_reference(
     Raises:
         UsageError: for a prompt the model cannot read, at the call and not at the first step.
     """
-    request = _start(model, ids, sampling, stop_ids, num_top)
+    request, decoder = _start(model, ids, sampling, stop_ids, num_top), as_decoder(model)
 
     def steps() -> Iterator[Step]:
         while request.finish_reason is None:
-            yield request.advance(_last_logits(model, [request.ids])[0])
+            yield request.advance(decoder.next_logits(np.array([request.ids]))[0])
 
     return steps()
 
@@ -79,8 +77,9 @@ def generate(
     request = _start(model, ids, sampling, stop_ids, num_top)
     if prefill_chunk is not None and prefill_chunk < 1:
         raise UsageError(f"prefill_chunk ({prefill_chunk}) must be at least 1")
+    decoder = as_decoder(model)
     if cache is None:
-        cache = model.new_cache(1, min(len(ids) + sampling.max_new_tokens, request.max_length))
+        cache = decoder.new_cache(1, min(len(ids) + sampling.max_new_tokens, request.max_length))
     elif cache.length >= len(ids):
         raise UsageError(
             f"the cache already holds {cache.length} tokens of a prompt of {len(ids)}: truncate it to at most "
@@ -93,8 +92,8 @@ def generate(
             size = prefill_chunk or len(unread)
             pieces = [unread[start : start + size] for start in range(0, len(unread), size)]
             for piece in pieces[:-1]:
-                _read(model, [piece], cache=cache)
-            yield request.advance(_last_logits(model, [pieces[-1]], cache=cache)[0])
+                decoder.read(np.array([piece]), cache=cache)
+            yield request.advance(decoder.next_logits(np.array([pieces[-1]]), cache=cache)[0])
 
     return steps()
 
@@ -196,25 +195,24 @@ def stream_batch(
     ]
     if not requests:
         return iter(())
-    return _batch_steps(model, requests, pad_id, set() if stopped is None else stopped)
+    return _batch_steps(as_decoder(model), requests, pad_id, set() if stopped is None else stopped)
 
 
 def _batch_steps(
-    model: LanguageModel, requests: list[Request], pad_id: int, stopped: set[int]
+    decoder: Decoder, requests: list[Request], pad_id: int, stopped: set[int]
 ) -> Iterator[tuple[int, Step]]:
     """The cached loop over the rows that are not finished; `rows[i]` is the request in row i of the cache."""
-    device = _device(model)
     rows = list(range(len(requests)))
     width = max(len(request.ids) for request in requests)
-    lengths = torch.tensor([len(request.ids) for request in requests], device=device)  # (B,)
+    lengths = np.array([len(request.ids) for request in requests])  # (B,)
     # Column j of a row holds its token j - (width - length); what is left of it is padding.
-    positions = torch.arange(width, device=device) - (width - lengths)[:, None]  # (B, T)
+    positions = np.arange(width) - (width - lengths)[:, None]  # (B, T)
     mask = positions >= 0  # (B, S)
-    positions = positions.clamp(min=0)
-    new_ids = [[pad_id] * (width - len(request.ids)) + request.ids for request in requests]
-    cache = model.new_cache(len(requests), width + requests[0].sampling.max_new_tokens)
+    positions = np.maximum(positions, 0)
+    new_ids = np.array([[pad_id] * (width - len(request.ids)) + request.ids for request in requests])
+    cache = decoder.new_cache(len(requests), width + requests[0].sampling.max_new_tokens)
     while True:
-        logits = _last_logits(model, new_ids, cache=cache, mask=mask, positions=positions)
+        logits = decoder.next_logits(new_ids, cache=cache, mask=mask, positions=positions)
         for index, row in enumerate(rows):
             if requests[row].finish_reason is None and row not in stopped:
                 yield row, requests[row].advance(logits[index])
@@ -226,13 +224,12 @@ def _batch_steps(
         if len(alive) <= len(rows) // 2:
             cache, mask, rows = cache.fork(alive), mask[alive], [rows[i] for i in alive]
             alive = list(range(len(rows)))
-        reads = torch.zeros(len(rows), 1, dtype=torch.bool, device=device)  # (B, 1)
+        reads = np.zeros((len(rows), 1), np.bool_)
         reads[alive] = True
-        mask = torch.cat([mask, reads], dim=1)
+        mask = np.concatenate([mask, reads], axis=1)
         unfinished = set(alive)
-        new_ids = [[requests[row].ids[-1]] if i in unfinished else [pad_id] for i, row in enumerate(rows)]
-        last = [[len(requests[row].ids) - 1 if i in unfinished else 0] for i, row in enumerate(rows)]
-        positions = torch.tensor(last, device=device)  # (B, 1)
+        new_ids = np.array([[requests[row].ids[-1]] if i in unfinished else [pad_id] for i, row in enumerate(rows)])
+        positions = np.array([[len(requests[row].ids) - 1 if i in unfinished else 0] for i, row in enumerate(rows)])
 
 
 def _start(
@@ -246,39 +243,11 @@ def _start(
     return Request(model, ids, sampling, stop_ids, num_top)
 
 
-def _device(model: LanguageModel) -> torch.device:
-    return next(iter(model.parameters())).device
+def as_decoder(model: LanguageModel) -> Decoder:
+    """What the loops drive: a decoder as it is, modules through `groundup.inference.tensors.TensorDecoder`."""
+    if isinstance(model, Decoder):
+        return model
+    from groundup.inference.tensors import TensorDecoder, TensorModel
 
-
-@contextmanager
-def evaluation_mode(model: LanguageModel) -> Iterator[None]:
-    """Inside, dropout is off and no gradients are kept; afterwards every module has the mode it had.
-
-    It is entered around each forward pass, never across a `yield`: a suspended generator must not leave its caller
-    without gradients.
-    """
-    # no_grad and not inference_mode: a table that a module fills during generation must still serve in training.
-    with torch.no_grad():
-        if not model.training:
-            yield
-            return
-        before = [(module, module.training) for module in model.modules()]
-        try:
-            for module, _ in before:
-                module.training = False
-            yield
-        finally:
-            for module, training in before:
-                module.training = training
-
-
-def _read(model: LanguageModel, rows: list[list[int]], **options: Any) -> Float[Tensor, "B T D"]:
-    with evaluation_mode(model):
-        hidden: Tensor = model(torch.tensor(rows, device=_device(model)), **options)
-        return hidden
-
-
-def _last_logits(model: LanguageModel, rows: list[list[int]], **options: Any) -> Float[Tensor, "B V"]:
-    with evaluation_mode(model):
-        hidden = _read(model, rows, **options)
-        return model.logits(hidden[:, -1:])[:, 0]
+    assert isinstance(model, TensorModel)
+    return TensorDecoder(model)

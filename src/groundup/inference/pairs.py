@@ -16,7 +16,7 @@ from groundup.inference.generate import generate, generate_reference
 from groundup.inference.sampling import Sampling
 from groundup.model.presets import preset
 from groundup.model.transformer import Transformer, build
-from groundup.model.weights.tile_source import ModuleTiles
+from groundup.model.weights.module_tiles import ModuleTiles
 
 FAMILIES = ("gpt2", "llama3", "qwen3")
 VOCAB_SIZE = 97
@@ -63,8 +63,9 @@ def logits_reference(model: Transformer, ids: Tensor) -> Tensor:
 def logits_compiled(model: Transformer, ids: Tensor) -> Tensor:
     """The logits of the compiled step with the same weights, the text read through a cache in two pieces."""
     from groundup.inference.fast import FastModel
+    from groundup.inference.fast_tensors import FastTensors
 
-    step = FastModel(model.config, ModuleTiles(model.state_dict()))
+    step = FastTensors(FastModel(model.config, ModuleTiles(model.state_dict())))
     cache, half = step.new_cache(len(ids), ids.shape[1]), ids.shape[1] // 2
     pieces = [step(piece, cache=cache) for piece in (ids[:, :half], ids[:, half:]) if piece.shape[1]]
     return step.logits(torch.cat(pieces, dim=1))

@@ -1,4 +1,4 @@
-"""The state of one request: what was read, what may still come, and its own randomness."""
+"""The state of one request: what was read, what may still come, and its own randomness. Imports no torch."""
 
 from __future__ import annotations
 
@@ -6,12 +6,9 @@ import math
 from collections.abc import Collection, Sequence
 
 import numpy as np
-import torch
-from jaxtyping import Float
-from torch import Tensor
 
 from groundup.core.errors import ModelError, UsageError
-from groundup.inference.contracts import FinishReason, LanguageModel, Step
+from groundup.inference.contracts import FinishReason, Floats, LanguageModel, Step
 from groundup.inference.sampling import Sampling, choose_token, sampling_generator
 
 
@@ -49,20 +46,23 @@ class Request:
         self.num_top = min(num_top, self.vocab_size)
         self.finish_reason: FinishReason | None = None
         self._generator = sampling_generator(sampling.seed)
-        self._seen = torch.zeros(self.vocab_size, dtype=torch.bool)
+        self._seen = np.zeros(self.vocab_size, np.bool_)
         self._seen[self.ids] = True
 
-    def advance(self, logits: Float[Tensor, " V"]) -> Step:
+    def advance(self, logits: Floats) -> Step:
         """Choose the next token, append it to `ids` and say whether it is the last.
+
+        Args:
+            logits: (V,), after the last of `ids`; only read, and only now.
 
         Raises:
             ModelError: when the logits are not numbers (a diverged or damaged model).
         """
-        logits = logits.detach().float().cpu()
         token = choose_token(logits, self.sampling, self._seen, self._generator)
-        logprob = log_probability(logits, token)
+        log_normalizer = log_sum_exp(logits)
+        logprob = float(logits[token]) - log_normalizer
         if not math.isfinite(logprob):
-            bad = int((~logits.isfinite()).sum())
+            bad = int((~np.isfinite(logits)).sum())
             raise ModelError(
                 f"{bad} of {len(logits)} logits after {len(self.ids)} tokens are not finite: the model's weights are "
                 "damaged or its training diverged"
@@ -71,7 +71,7 @@ class Request:
         self.num_new += 1
         self._seen[token] = True
         self.finish_reason = self._finish_reason(token)
-        return Step(token, logprob, self.finish_reason, self._top(logits))
+        return Step(token, logprob, self.finish_reason, self._top(logits, log_normalizer))
 
     def _finish_reason(self, token: int) -> FinishReason | None:
         if token in self.stop_ids:
@@ -83,24 +83,22 @@ class Request:
             return "context"
         return None
 
-    def _top(self, logits: Float[Tensor, " V"]) -> tuple[tuple[int, float], ...]:
+    def _top(self, logits: Floats, log_normalizer: float) -> tuple[tuple[int, float], ...]:
         if self.num_top == 0:
             return ()
-        best = logits.log_softmax(dim=-1).topk(self.num_top)
-        return tuple(zip(best.indices.tolist(), best.values.tolist(), strict=True))
+        best = np.argsort(-logits, kind="stable")[: self.num_top]
+        return tuple((int(token), float(logits[token]) - log_normalizer) for token in best)
 
 
-def log_probability(logits: Float[Tensor, " V"], token: int) -> float:
-    """The natural logarithm of a token's probability.
+def log_sum_exp(logits: Floats) -> float:
+    """The natural logarithm of the sum of e to each logit: what the logarithm of a probability is counted from.
 
-    In numpy, on one thread: torch would wake its threads for a row of 50,000 numbers, which costs more than it saves
-    while the threads of the compiled step still wait for their next call.
+    Not a number where a logit is not one, or where all are infinite.
     """
-    values = logits.numpy()
-    with np.errstate(invalid="ignore"):  # infinite logits: the result is no number, and the caller says so
-        largest = values.max()
-        total = np.exp(values - largest).sum(dtype=np.float64)
-    return float(values[token] - largest) - math.log(total) if total > 0 else math.nan
+    with np.errstate(invalid="ignore"):
+        largest = logits.max()
+        total = np.exp(logits - largest).sum(dtype=np.float64)
+    return float(largest) + math.log(total) if total > 0 else math.nan
 
 
 def check_prompt(prompt: Sequence[int], vocab_size: int, max_length: int) -> None:

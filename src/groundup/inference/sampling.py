@@ -1,21 +1,24 @@
-"""From the logits of one position to one token: the filters as pure functions, and the draw.
+"""From the logits of one position to one token: the filters as pure functions of numpy arrays, and the draw.
 
 Semantics and order are those of Hugging Face's logits processors: repetition penalty, temperature, top-k, top-p,
 min-p. A draw takes exactly one uniform number from the request's own generator, so a request's tokens depend on its
-own seed and logits alone.
+own seed and logits alone. Imports no torch.
 """
 
 from __future__ import annotations
 
-import torch
-from jaxtyping import Bool, Float
-from torch import Tensor
+from random import Random
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from groundup.core.seeds import seed_for
 from groundup.inference.config import Sampling
 
 __all__ = [
     "Sampling",
+    "UniformGenerator",
     "choose_token",
     "filter_logits",
     "keep_min_p",
@@ -24,17 +27,51 @@ __all__ = [
     "penalize_repetition",
     "sampling_generator",
     "scale_temperature",
+    "softmax",
 ]
 
+#: Logits of one row or of several, (..., V), in float32 or float64; the result has the same shape and type.
+Logits = NDArray[Any]
+Seen = NDArray[np.bool_]
 
-def sampling_generator(seed: int) -> torch.Generator:
-    """Make the random generator of one request (on the CPU, so that a seed means the same on every device)."""
-    return torch.Generator().manual_seed(seed_for(seed, "sample"))
+
+class UniformGenerator:
+    """The uniform numbers that a `torch.Generator` of the same seed gives, without torch.
+
+    Both are Mersenne twisters (Matsumoto and Nishimura 1998). torch starts its own from the low 32 bits of a seed by
+    the paper's recurrence (`init_genrand`, at::mt19937), where Python's `seed` mixes all bits in.
+
+    Args:
+        seed: not negative.
+    """
+
+    def __init__(self, seed: int) -> None:
+        words = [seed & 0xFFFFFFFF]
+        for index in range(1, 624):
+            words.append((1812433253 * (words[-1] ^ words[-1] >> 30) + index) & 0xFFFFFFFF)
+        self._random = Random()
+        # The version of the format, the state with its place (624: used up), and no number of a normal pair.
+        self._random.setstate((3, (*words, 624), None))
+
+    def uniform(self) -> float:
+        """The next number of `torch.rand(dtype=torch.float64)`: 53 bits of two words, the first one above."""
+        high, low = self._random.getrandbits(32), self._random.getrandbits(32)
+        return ((high << 32 | low) & (1 << 53) - 1) * 2.0**-53
 
 
-def penalize_repetition(
-    logits: Float[Tensor, "*B V"], seen: Bool[Tensor, "*B V"], penalty: float
-) -> Float[Tensor, "*B V"]:
+def sampling_generator(seed: int) -> UniformGenerator:
+    """Make the random generator of one request: a seed means the same on every device."""
+    return UniformGenerator(seed_for(seed, "sample"))
+
+
+def softmax(logits: Logits) -> Logits:
+    """Probabilities over the last axis."""
+    powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    result: Logits = powers / powers.sum(axis=-1, keepdims=True)
+    return result
+
+
+def penalize_repetition(logits: Logits, seen: Seen, penalty: float) -> Logits:
     """Make tokens that occurred less likely: positive logits are divided by the penalty, negative multiplied.
 
     Args:
@@ -44,47 +81,53 @@ def penalize_repetition(
 
     Source: Keskar et al. 2019 (CTRL), section 4.1, with the sign rule of Hugging Face.
     """
-    return torch.where(seen, torch.where(logits < 0, logits * penalty, logits / penalty), logits)
+    return np.where(seen, np.where(logits < 0, logits * penalty, logits / penalty), logits)
 
 
-def scale_temperature(logits: Float[Tensor, "*B V"], temperature: float) -> Float[Tensor, "*B V"]:
+def scale_temperature(logits: Logits, temperature: float) -> Logits:
     """Divide the logits by a temperature above 0: below 1 sharpens the distribution, above 1 flattens it."""
-    return logits / temperature
+    with np.errstate(over="ignore"):  # to -inf, which is the limit
+        result: Logits = logits / temperature
+    return result
 
 
-def keep_top_k(logits: Float[Tensor, "*B V"], k: int) -> Float[Tensor, "*B V"]:
+def keep_top_k(logits: Logits, k: int) -> Logits:
     """Set all but the `k` largest logits of each row to -inf (what ties with the k-th stays).
 
     Source: Fan et al. 2018, section 5.4.
     """
-    smallest_kept = logits.topk(min(k, logits.shape[-1]), dim=-1).values[..., -1:]
-    return logits.masked_fill(logits < smallest_kept, float("-inf"))
+    place = logits.shape[-1] - min(k, logits.shape[-1])
+    return _without(logits, logits < np.partition(logits, place, axis=-1)[..., place, None])
 
 
-def keep_top_p(logits: Float[Tensor, "*B V"], p: float) -> Float[Tensor, "*B V"]:
+def keep_top_p(logits: Logits, p: float) -> Logits:
     """Keep the smallest set of likeliest tokens whose probability is at least `p`; at least one is kept.
 
     Source: Holtzman et al. 2020, section 3.1 (nucleus sampling).
     """
     # Ascending, as in Hugging Face: a token goes when it and all less likely ones hold at most 1 - p together.
-    values, order = logits.sort(dim=-1)
-    removed = values.softmax(dim=-1).cumsum(dim=-1) <= 1 - p
+    order = np.argsort(logits, axis=-1, kind="stable")
+    removed = softmax(np.take_along_axis(logits, order, axis=-1)).cumsum(axis=-1) <= 1 - p
     removed[..., -1] = False
-    return logits.masked_fill(torch.zeros_like(removed).scatter(-1, order, removed), float("-inf"))
+    by_token = np.empty_like(removed)
+    np.put_along_axis(by_token, order, removed, axis=-1)
+    return _without(logits, by_token)
 
 
-def keep_min_p(logits: Float[Tensor, "*B V"], p: float) -> Float[Tensor, "*B V"]:
+def keep_min_p(logits: Logits, p: float) -> Logits:
     """Keep the tokens that are at least `p` times as likely as the likeliest.
 
     Source: Nguyen et al. 2024 (min-p sampling), section 3.
     """
-    probs = logits.softmax(dim=-1)
-    return logits.masked_fill(probs < p * probs.amax(dim=-1, keepdim=True), float("-inf"))
+    probs = softmax(logits)
+    return _without(logits, probs < p * probs.max(axis=-1, keepdims=True))
 
 
-def filter_logits(
-    logits: Float[Tensor, "*B V"], sampling: Sampling, seen: Bool[Tensor, "*B V"]
-) -> Float[Tensor, "*B V"]:
+def _without(logits: Logits, removed: NDArray[np.bool_]) -> Logits:
+    return np.where(removed, logits.dtype.type(-np.inf), logits)
+
+
+def filter_logits(logits: Logits, sampling: Sampling, seen: Seen) -> Logits:
     """Apply the request's filters in Hugging Face's order; at temperature 0 only the repetition penalty.
 
     The rows may be shifted by a constant, which no softmax sees.
@@ -94,7 +137,7 @@ def filter_logits(
     if sampling.temperature == 0:
         return logits
     # With the maximum at 0 a tiny temperature drives the others to -inf instead of all to inf.
-    logits = scale_temperature(logits - logits.amax(dim=-1, keepdim=True), sampling.temperature)
+    logits = scale_temperature(logits - logits.max(axis=-1, keepdims=True), sampling.temperature)
     if 0 < sampling.top_k < logits.shape[-1]:
         logits = keep_top_k(logits, sampling.top_k)
     if sampling.top_p < 1:
@@ -104,24 +147,21 @@ def filter_logits(
     return logits
 
 
-def choose_token(
-    logits: Float[Tensor, " V"], sampling: Sampling, seen: Bool[Tensor, " V"], generator: torch.Generator
-) -> int:
+def choose_token(logits: Logits, sampling: Sampling, seen: Seen, generator: UniformGenerator) -> int:
     """Choose the next token from the model's logits.
 
     Args:
-        logits: of one position, unmodified.
+        logits: of one position, (V,), unmodified.
         sampling: the request's settings; temperature 0 takes the largest logit (the lowest id among equals).
-        seen: tokens that occurred, for the repetition penalty.
+        seen: (V,), tokens that occurred, for the repetition penalty.
         generator: the request's own; one uniform number is taken unless the temperature is 0.
     """
     if sampling.temperature == 0:
-        # numpy takes the first of equals, as torch does, on one thread (see `log_probability`).
-        return int(filter_logits(logits, sampling, seen).cpu().numpy().argmax())
-    # float64: the sum over a large vocabulary must not leave a gap at the end of the unit interval.
-    probs = filter_logits(logits.double().cpu(), sampling, seen.cpu()).softmax(dim=-1)
-    cumulative = probs.cumsum(dim=-1)
-    uniform = torch.rand((), generator=generator, dtype=torch.float64)
+        return int(filter_logits(logits, sampling, seen).argmax())
+    with np.errstate(invalid="ignore"):  # infinite logits, which the request reports
+        # float64: the sum over a large vocabulary must not leave a gap at the end of the unit interval.
+        probs = softmax(filter_logits(logits.astype(np.float64), sampling, seen))
+    cumulative = probs.cumsum()
     # The first token whose cumulative probability exceeds the drawn number: one of probability 0 never is.
-    index = int(torch.searchsorted(cumulative, uniform * cumulative[-1], right=True))
-    return min(index, int(probs.nonzero()[-1]))
+    index = int(np.searchsorted(cumulative, generator.uniform() * cumulative[-1], side="right"))
+    return min(index, int(probs.nonzero()[0][-1]))

@@ -10,10 +10,9 @@ from typing import Any
 from groundup.core.errors import DataError, ModelError, UsageError
 from groundup.core.files import read_json, write_json
 from groundup.core.seeds import seed_for
-from groundup.inference.contracts import LanguageModel, Speaker
+from groundup.inference.contracts import LanguageModel, Opened
 from groundup.inference.sampling import Sampling
 from groundup.inference.text import TextPiece, stream_text
-from groundup.model.directory import LoadedModel
 from groundup.tokenizer.base import Tokenizer
 from groundup.tokenizer.chat import ChatTemplate, Message, encode_chat, turn_end_id
 
@@ -187,7 +186,7 @@ class ChatSession:
                 self.messages.pop()
 
 
-def open_session(loaded: LoadedModel | Speaker, **options: Any) -> ChatSession:
+def open_session(loaded: Opened, **options: Any) -> ChatSession:
     """Start a session with a model that was loaded; `options` are those of `ChatSession`.
 
     Raises:

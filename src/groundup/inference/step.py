@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from numba import set_num_threads
 from numpy.typing import NDArray
 
 from groundup.core.jit import StepKernel
+from groundup.core.progress import Progress
 from groundup.inference.step_cache import StepCache
 from groundup.inference.step_numba import COLUMNS, STATE, work, work_together
 from groundup.model.config import (
@@ -30,12 +30,11 @@ from groundup.model.config import (
     RotaryConfig,
     TransformerConfig,
 )
-from groundup.model.ops import rotary_tables
 from groundup.model.ops.attend_numba import SEGMENT, attend, join, record_bytes, scratch_bytes, store
 from groundup.model.ops.products_numba import GROUP, PRODUCTS, group_rows, multiply, quantize_rows
+from groundup.model.ops.rotary_angles import rotary_tables_numpy
 from groundup.model.ops.rows_numba import ACTIVATES, LAYER_NORM, PART, RMS_NORM, cap, normalize
 from groundup.model.ops.tiles import BLOCK, FLOAT_KINDS, Tiles
-from groundup.model.weights.files import Progress
 from groundup.model.weights.tile_source import TileSource
 
 Floats = NDArray[np.float32]
@@ -258,7 +257,7 @@ class Step:
         self.extend_positions(int(positions.max()) + 1)
         for rotary in self._rotary.values():
             if rotary.by_token:
-                self._turn_by_token(rotary, positions, positions + 1 if lengths is None else lengths)
+                self._set_tables(rotary, positions, positions + 1 if lengths is None else lengths)
         self._set("num_tokens", count)
         self._set("num_groups", num_groups)
         self._set("layers", cache.table.ctypes.data)
@@ -318,22 +317,12 @@ class Step:
         count = max(count, min(2 * self._num_positions, self.config.max_position_embeddings))
         for rotary in self._rotary.values():
             if not rotary.by_token:
-                cos, sin = rotary_tables(torch.arange(count)[None], rotary.head_dim, rotary.config, torch.float32)
-                self._set_tables(rotary, cos[0].numpy(), sin[0].numpy())
+                places = np.arange(count)
+                self._set_tables(rotary, places, places + 1)
         self._num_positions = count
 
-    def _turn_by_token(self, rotary: _Rotary, positions: NDArray[np.int64], lengths: NDArray[np.int64]) -> None:
-        cos, sin = rotary_tables(
-            torch.from_numpy(positions)[None],
-            rotary.head_dim,
-            rotary.config,
-            torch.float32,
-            torch.from_numpy(lengths)[None],
-        )
-        self._set_tables(rotary, cos[0].numpy(), sin[0].numpy())
-
-    def _set_tables(self, rotary: _Rotary, cos: Floats, sin: Floats) -> None:
-        rotary.tables = np.ascontiguousarray(cos), np.ascontiguousarray(sin)
+    def _set_tables(self, rotary: _Rotary, positions: NDArray[np.int64], lengths: NDArray[np.int64]) -> None:
+        rotary.tables = rotary_tables_numpy(positions, rotary.head_dim, rotary.config, lengths)
         for arguments in rotary.users:
             arguments[10], arguments[11] = (table.ctypes.data for table in rotary.tables)
 

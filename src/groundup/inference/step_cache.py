@@ -10,10 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import torch
-from jaxtyping import Bool
 from numpy.typing import NDArray
-from torch import Tensor
 
 from groundup.core.errors import ModelError
 from groundup.model.config import AttentionConfig, TransformerConfig
@@ -97,7 +94,7 @@ class StepCache:
         self.capacity = 0
 
     length: int
-    mask: Tensor | None
+    mask: NDArray[np.bool_] | None
 
     def reserve(self, longest: int) -> None:
         """Make room for rows of so many tokens.
@@ -117,8 +114,8 @@ class StepCache:
             layer.reserve(self.batch_size, self.capacity)
             self.table[index] = layer.entry()
 
-    def update(self, num_tokens: int, mask: Bool[Tensor, "B S"] | None) -> None:
-        """Count `num_tokens` new columns and keep the mask over all of them."""
+    def update(self, num_tokens: int, mask: NDArray[np.bool_] | None) -> None:
+        """Count `num_tokens` new columns and keep the mask (B, S) over all of them."""
         self.length += num_tokens
         self.mask = mask
         self._count()
@@ -127,7 +124,7 @@ class StepCache:
         if self.mask is None:
             self.lengths[:] = self.length
         else:
-            self.lengths[:] = self.mask.sum(1).numpy()
+            self.lengths[:] = self.mask.sum(1)
 
     def snapshot(self) -> Any:
         """A copy of everything, for `restore`."""
@@ -148,7 +145,7 @@ class StepCache:
             )
         copy = StepCache(self.config, len(chosen), self.max_length, self.cache_type)
         copy.length, copy.lengths = self.length, self.lengths[chosen]
-        copy.mask = None if self.mask is None else self.mask[torch.tensor(chosen, dtype=torch.long)]
+        copy.mask = None if self.mask is None else self.mask[chosen]
         if self.capacity and chosen:
             copy.reserve(self.capacity if self.capacity <= self.max_length else self.max_length)
             for own, theirs in zip(copy._layers, self._layers, strict=True):

@@ -23,6 +23,7 @@ from groundup.core.files import (
     write_json,
     write_text,
 )
+from groundup.core.progress import Progress
 from groundup.model.card import default_card
 from groundup.model.config import FilePartConfig, LayerConfig, TransformerConfig
 from groundup.model.hf_config import from_hf, to_hf
@@ -30,7 +31,7 @@ from groundup.model.ops.integers import IntegerFormat
 from groundup.model.sentence import read_pooling, write_pooling
 from groundup.model.transformer import Transformer, assemble
 from groundup.model.weights.compressed import SETTINGS, write_settings
-from groundup.model.weights.files import WEIGHTS_FILE, Progress, load_weights, save_weights, unrounded_maps
+from groundup.model.weights.files import WEIGHTS_FILE, load_weights, save_weights, unrounded_maps
 from groundup.tokenizer import load_tokenizer
 from groundup.tokenizer.base import Tokenizer
 from groundup.tokenizer.chat import ChatTemplate, load_chat_template

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from groundup.core.execution import torch_dtype
-from groundup.model.config import TransformerConfig
-from groundup.model.directory import LoadedModel, load_model_directory, read_model_config
-from groundup.model.presets import PRESETS, preset
+from groundup.core.progress import Progress
+from groundup.model.companions import gguf_companions, is_preset, read_config
+from groundup.model.directory import LoadedModel, load_model_directory
+from groundup.model.presets import preset
 from groundup.model.sources import locate_model
 from groundup.model.transformer import build
-from groundup.model.weights.files import Progress
-from groundup.model.weights.gguf_model import load_gguf_weights, read_gguf_config
-from groundup.model.weights.gguf_read import GgufFile, open_gguf
-from groundup.tokenizer.base import Tokenizer
+from groundup.model.weights.gguf_model import load_gguf_weights
+from groundup.model.weights.gguf_read import open_gguf
 from groundup.tokenizer.bpe import ByteBPE
-from groundup.tokenizer.chat import ChatTemplate
-from groundup.tokenizer.gguf_vocabulary import chat_template_from_gguf, tokenizer_from_gguf
+
+__all__ = ["load_gguf", "load_model", "read_config"]
 
 
 def load_model(
@@ -42,7 +40,7 @@ def load_model(
         ModelError: when nothing goes by that name, or something is missing, damaged, unknown, or
             does not fit, naming the file and the field.
     """
-    if _is_preset(source):
+    if is_preset(source):
         model = build(preset(str(source))).to(dtype=torch_dtype(dtype), device=device).eval()
         tokenizer = ByteBPE.from_merges([], special_tokens=())
         return LoadedModel(
@@ -75,29 +73,3 @@ def load_gguf(
         lineage={"source": path.name, "name": name},
         folder=path,
     )
-
-
-def gguf_companions(file: GgufFile, config: TransformerConfig) -> tuple[Tokenizer, ChatTemplate | None, dict[str, Any]]:
-    """What an open file holds beside its weights: tokenizer, chat template, generation settings.
-
-    Raises:
-        TokenizerError: when its tokenizer is not known here.
-    """
-    generation = {"eos_token_id": list(config.eos_token_ids())} if config.eos_token_ids() else {}
-    return tokenizer_from_gguf(file.metadata), chat_template_from_gguf(file.metadata), generation
-
-
-def read_config(source: Path | str) -> TransformerConfig:
-    """The composition of what `load_model` would load, without its weights.
-
-    Raises:
-        ModelError: when nothing goes by that name, or it describes no model known here.
-    """
-    if _is_preset(source):
-        return preset(str(source))
-    path = locate_model(source)
-    return read_model_config(path) if path.is_dir() else read_gguf_config(path)
-
-
-def _is_preset(source: Path | str) -> bool:
-    return str(source) in PRESETS and not Path(source).exists()

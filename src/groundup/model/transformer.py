@@ -13,7 +13,7 @@ from groundup.core.errors import ModelError
 from groundup.core.seeds import seed_for
 from groundup.model.cache import Cache, StackCache
 from groundup.model.config import TransformerConfig
-from groundup.model.ops import linear
+from groundup.model.ops.linear import linear
 from groundup.model.parts import PARTS, Builder, Context, Embedding, Linear, ResidualLinear, count_positions
 
 
@@ -74,7 +74,8 @@ class Transformer(nn.Module):
         self._check_arguments(inputs, positions, segments, memory, cache)
         batch_size, num_tokens = inputs.shape[:2]
         length = 0 if cache is None else cache.length
-        mask = join_masks(mask, cache, batch_size, num_tokens, inputs.device)
+        cached = None if cache is None else cache.mask
+        mask = join_masks(mask, cached, length, (batch_size, num_tokens), inputs.device)
         if positions is None:
             positions = count_positions(
                 (batch_size, num_tokens), length=length, mask=mask, segments=segments, device=inputs.device
@@ -188,21 +189,21 @@ class Transformer(nn.Module):
 
 
 def join_masks(
-    mask: Tensor | None, cache: Cache | None, batch_size: int, num_tokens: int, device: torch.device
+    mask: Tensor | None, cached: Tensor | None, length: int, shape: tuple[int, int], device: torch.device
 ) -> Tensor | None:
     """The mask over cached and new tokens, None when nothing is padding.
 
     Args:
         mask: over the new tokens or over all of them, or None.
-        cache: what is there already.
-        batch_size, num_tokens: of the new tokens.
+        cached: the mask over what is in the cache, or None.
+        length: tokens in the cache.
+        shape: rows and new tokens.
         device: of the result.
 
     Raises:
         ModelError: when the mask covers another number of tokens.
     """
-    length = 0 if cache is None else cache.length
-    cached = None if cache is None else cache.mask
+    batch_size, num_tokens = shape
     if mask is None:
         if cached is None:
             return None

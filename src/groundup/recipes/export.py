@@ -13,8 +13,8 @@ from groundup.model.directory import CONFIG_FILE, check_replaceable, save_model_
 from groundup.model.hf_config import model_type
 from groundup.model.load import read_config
 from groundup.model.ops.integers import IntegerFormat
+from groundup.model.shapes import parameter_shapes
 from groundup.model.sources import locate_model
-from groundup.model.transformer import parameter_shapes
 from groundup.model.weights.compressed import read_settings
 from groundup.model.weights.files import stored_dtype, unrounded_maps
 from groundup.model.weights.gguf_config import config_to_gguf

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from groundup.core import console
 from groundup.core.errors import UsageError
@@ -11,10 +11,12 @@ from groundup.core.execution import resolve_device
 from groundup.core.files import read_json, sha256_json
 from groundup.inference.compiled import CacheType, load_compiled, why_not_compiled
 from groundup.inference.contracts import Speaker
+from groundup.model.companions import read_config
 from groundup.model.config import TransformerConfig
-from groundup.model.directory import LoadedModel
-from groundup.model.load import load_model, read_config
 from groundup.model.sources import locate_model
+
+if TYPE_CHECKING:
+    from groundup.model.directory import LoadedModel
 
 
 def open_model(
@@ -31,6 +33,8 @@ def open_model(
         UsageError: when the model is of the other sort.
         ModelError: as `load_model`.
     """
+    from groundup.model.load import load_model  # torch, which the compiled step does without
+
     locate_model(source)  # a preset has no weights, and says so here
     if writes is not None:
         check_writes(source, writes)

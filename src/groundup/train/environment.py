@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 import torch
 
 from groundup.core.execution import ExecutionPlan
-from groundup.model.ops import compute_paths
+from groundup.model.ops.paths import compute_paths
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from groundup.core.execution import (
     has_fast_bfloat16,
     machine_fingerprint,
 )
-from groundup.model.ops import compute_paths, has_onednn
+from groundup.model.ops.paths import compute_paths, has_onednn
 from groundup.train.config import TrainConfig
 from groundup.train.contracts import MicroBatch, Objective
 from groundup.train.environment import autocast, planned_environment

@@ -2,85 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from groundup.model.config import DynamicScaling, LinearScaling, Llama3Scaling, RotaryConfig, YarnScaling
-
-
-def rotary_frequencies(rotary_dim: int, rope_theta: float | Tensor) -> Float[Tensor, "*rows half"]:
-    """Angle per position of each pair i < d/2: theta^(-2i/d).
-
-    Args:
-        rotary_dim: turned values of a head (d), even.
-        rope_theta: base of the wavelengths; a tensor of shape (rows, 1) gives a row of frequencies for each of them.
-    """
-    device = rope_theta.device if isinstance(rope_theta, Tensor) else None
-    exponents = torch.arange(0, rotary_dim, 2, dtype=torch.float32, device=device) / rotary_dim
-    return 1.0 / rope_theta**exponents
-
-
-def scaled_frequencies(
-    rotary: RotaryConfig, rotary_dim: int, lengths: Int[Tensor, "#B #T"]
-) -> tuple[Float[Tensor, "#B #T half"], float]:
-    """The frequencies under the config's scaling, and the factor of cosine and sine.
-
-    Args:
-        rotary: base and scaling.
-        rotary_dim: turned values of a head.
-        lengths: of the text that each token belongs to, on which dynamic scaling depends.
-    """
-    scaling, theta = rotary.scaling, rotary.rope_theta
-    if isinstance(scaling, DynamicScaling):
-        trained = scaling.original_max_position_embeddings
-        growth = scaling.factor * lengths.clamp(min=trained).float() / trained - (scaling.factor - 1)
-        return rotary_frequencies(rotary_dim, theta * growth[..., None] ** (rotary_dim / (rotary_dim - 2))), 1.0
-    plain = rotary_frequencies(rotary_dim, theta)[None, None].to(lengths.device)
-    if isinstance(scaling, LinearScaling):
-        return plain / scaling.factor, 1.0
-    if isinstance(scaling, YarnScaling):
-        return _yarn(scaling, plain, theta, rotary_dim), yarn_attention_factor(scaling)
-    if isinstance(scaling, Llama3Scaling):
-        return _llama3(scaling, plain), 1.0
-    return plain, 1.0
-
-
-def yarn_attention_factor(scaling: YarnScaling) -> float:
-    """What queries and keys are multiplied by (arXiv:2309.00071, eq. 22): longer texts need sharper attention."""
-    if scaling.attention_factor is not None:
-        return scaling.attention_factor
-    return 0.1 * math.log(scaling.factor) + 1.0
-
-
-def _yarn(scaling: YarnScaling, plain: Tensor, theta: float, rotary_dim: int) -> Tensor:
-    def pair_with(turns: float) -> float:
-        # The pair (as a real number) that makes so many turns within the trained length.
-        wavelengths = scaling.original_max_position_embeddings / (turns * 2 * math.pi)
-        return rotary_dim * math.log(wavelengths) / (2 * math.log(theta))
-
-    low, high = pair_with(scaling.beta_fast), pair_with(scaling.beta_slow)
-    if scaling.truncate:
-        low, high = math.floor(low), math.ceil(high)
-    low, high = max(low, 0), min(high, rotary_dim - 1)
-    # The small distance keeps a ramp of no length from dividing by zero.
-    span = high - low if high != low else 0.001
-    pairs = torch.arange(rotary_dim // 2, dtype=torch.float32, device=plain.device)
-    interpolated = ((pairs - low) / span).clamp(0, 1)
-    return plain / scaling.factor * interpolated + plain * (1 - interpolated)
-
-
-def _llama3(scaling: Llama3Scaling, plain: Tensor) -> Tensor:
-    trained = scaling.original_max_position_embeddings
-    wavelengths = 2 * math.pi / plain
-    low, high = scaling.low_freq_factor, scaling.high_freq_factor
-    kept = (trained / wavelengths - low) / (high - low)  # 0 at the long end of the ramp, 1 at the short one
-    between = (1 - kept) * plain / scaling.factor + kept * plain
-    result = torch.where(wavelengths > trained / low, plain / scaling.factor, between)
-    return torch.where(wavelengths < trained / high, plain, result)
+from groundup.model.config import RotaryConfig
+from groundup.model.ops.rotary_angles import rotary_angles
 
 
 def rotary_tables(
@@ -103,8 +32,7 @@ def rotary_tables(
     """
     if lengths is None:
         lengths = positions.amax(dim=-1, keepdim=True) + 1
-    frequencies, factor = scaled_frequencies(rotary, rotary.rotary_dim(head_dim), lengths)
-    angles = positions[..., None].float() * frequencies
+    angles, factor = rotary_angles(positions.float(), head_dim, rotary, lengths, torch)
     cos, sin = angles.cos(), angles.sin()
     if factor != 1.0:
         cos, sin = cos * factor, sin * factor

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from groundup.core.errors import ModelError
 from groundup.model.cache import KVCache, LayerCache
 from groundup.model.config import AttentionConfig, CrossAttentionConfig, HeadsConfig
-from groundup.model.ops import attention_fast, attention_pattern, attention_scores, rotary_fast, weighted_values
+from groundup.model.ops.attention import attention_fast, attention_pattern, attention_scores, weighted_values
+from groundup.model.ops.rotary import rotary_fast
 from groundup.model.parts.basic import Linear, Point, ResidualLinear, for_products
 from groundup.model.parts.builder import Builder
 from groundup.model.parts.context import Context

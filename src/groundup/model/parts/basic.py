@@ -7,7 +7,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from groundup.model.config import LayerNormConfig, RMSNormConfig
-from groundup.model.ops import layer_norm_fast, linear, rms_norm_fast
+from groundup.model.ops.linear import linear
+from groundup.model.ops.norm import layer_norm_fast, rms_norm_fast
 from groundup.model.parts.builder import Builder
 
 

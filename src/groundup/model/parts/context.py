@@ -7,7 +7,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from groundup.model.config import DynamicScaling, RotaryConfig
-from groundup.model.ops import rotary_tables, visible_keys
+from groundup.model.ops.attention import visible_keys
+from groundup.model.ops.rotary import rotary_tables
 
 
 class Context:

@@ -6,7 +6,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from groundup.model.config import DenseMLPConfig, GatedMLPConfig
-from groundup.model.ops import ACTIVATIONS
+from groundup.model.ops.activation import ACTIVATIONS
 from groundup.model.parts.basic import Linear, ResidualLinear, for_products
 from groundup.model.parts.builder import Builder
 

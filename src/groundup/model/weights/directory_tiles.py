@@ -21,7 +21,7 @@ from groundup.model.ops.tiles import (
     tiles_from_floats,
     tiles_from_integers,
 )
-from groundup.model.transformer import parameter_shapes
+from groundup.model.shapes import parameter_shapes
 from groundup.model.weights.safetensors_read import StoredTensor
 from groundup.model.weights.stored_model import Stored, open_stored
 

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from groundup.core.errors import ConfigError, ModelError
 from groundup.core.files import atomic_write, write_json
+from groundup.core.progress import Progress
 from groundup.model.hf_config import model_type
 from groundup.model.ops.integers import IntegerFormat, Integers, pack, round_to_integers
 from groundup.model.transformer import Transformer
@@ -28,10 +29,8 @@ from groundup.model.weights.names import TABLES, Slot, slots
 from groundup.model.weights.safetensors_read import INDEX_FILE, WEIGHTS_FILE, StoredTensor, StoredTensors, some_of
 from groundup.model.weights.stored_model import Stored, open_stored
 
-__all__ = ["INDEX_FILE", "MAX_SHARD_BYTES", "WEIGHTS_FILE", "Progress", "load_weights", "save_weights", "stored_dtype"]
+__all__ = ["INDEX_FILE", "MAX_SHARD_BYTES", "WEIGHTS_FILE", "load_weights", "save_weights", "stored_dtype"]
 
-#: Called with (tensors done, all tensors).
-Progress = Callable[[int, int], None]
 #: Above this the weights go to several files, as at Hugging Face.
 MAX_SHARD_BYTES = 5 * 10**9
 # What is converted at a time.

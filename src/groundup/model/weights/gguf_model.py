@@ -13,48 +13,23 @@ from torch import Tensor
 
 from groundup.core.errors import ModelError
 from groundup.core.execution import torch_dtype
+from groundup.core.progress import Progress
 from groundup.model.config import TransformerConfig
-from groundup.model.ops.blocks import dequantize
 from groundup.model.ops.blocks_quantize import quantize
 from groundup.model.transformer import Transformer, assemble
-from groundup.model.weights.files import Progress
-from groundup.model.weights.gguf_config import config_from_gguf, config_to_gguf
+from groundup.model.weights.gguf_config import config_to_gguf
+from groundup.model.weights.gguf_contents import check_gguf_tensors, gguf_config, gguf_values
 from groundup.model.weights.gguf_format import Typed
 from groundup.model.weights.gguf_mix import has_shared_values, mix_named, tensor_format
-from groundup.model.weights.gguf_names import GGUF_TABLES, from_gguf, gguf_slots, to_gguf
-from groundup.model.weights.gguf_read import GgufFile, open_gguf
+from groundup.model.weights.gguf_names import from_gguf, gguf_slots, to_gguf
+from groundup.model.weights.gguf_read import GgufFile
 from groundup.model.weights.gguf_write import TensorSource, write_gguf
-from groundup.model.weights.names import Slot, check_tensors
 from groundup.tokenizer.base import Tokenizer
 from groundup.tokenizer.gguf_vocabulary import gguf_from_tokenizer
 
 # Values quantised at once: bounds the memory of a tensor's temporaries.
 _PIECE = 1 << 22
 _UNUSED = 5  # llama.cpp's kind of token that stands for nothing
-
-
-def read_gguf_config(path: Path) -> TransformerConfig:
-    """The composition of the model in a file, without its weights.
-
-    Raises:
-        ModelError: when the file is damaged, or holds no model known here, naming the field.
-    """
-    with open_gguf(path) as file:
-        return gguf_config(file)
-
-
-def gguf_config(file: GgufFile) -> TransformerConfig:
-    """The composition of the model in an open file.
-
-    Raises:
-        ModelError: when it holds no model known here, naming the field.
-    """
-    shapes = {name: tensor.shape for name, tensor in file.tensors.items()}
-    factors = _values(file, "rope_freqs.weight").numpy() if "rope_freqs.weight" in shapes else None
-    try:
-        return config_from_gguf(file.metadata, shapes, factors)
-    except ModelError as error:
-        raise ModelError(f"{file.path}: {error}") from None
 
 
 def load_gguf_weights(file: GgufFile, *, dtype: str = "float32", on_progress: Progress | None = None) -> Transformer:
@@ -79,34 +54,11 @@ def load_gguf_weights(file: GgufFile, *, dtype: str = "float32", on_progress: Pr
         if on_progress is not None:
             on_progress(done, len(where))
         if current is None or current[0] != slot.theirs:
-            current = (slot.theirs, _values(file, slot.theirs))
+            current = (slot.theirs, torch.from_numpy(gguf_values(file, slot.theirs)))
         ours = from_gguf(architecture, name, slot.take(current[1]), config)
         loaded[name] = ours.to(torch_dtype(dtype), copy=slot.parts > 1).contiguous()
     model.load_state_dict(loaded, assign=True)
     return model
-
-
-def check_gguf_tensors(file: GgufFile, config: TransformerConfig) -> tuple[dict[str, Slot], dict[str, tuple[int, ...]]]:
-    """Where each tensor of a model lies in an open file, and its shape here.
-
-    Raises:
-        ModelError: when one is missing, unexpected or of another shape, or holds no weights.
-    """
-    architecture = file.metadata["general.architecture"]
-    with torch.device("meta"):
-        shapes = {name: tuple(tensor.shape) for name, tensor in assemble(config).state_dict().items()}
-    where = gguf_slots(architecture, list(shapes))
-    expected = {slot.theirs: slot.stored_shape(shapes[name]) for name, slot in where.items()}
-    found = {name: tensor.shape for name, tensor in file.tensors.items()}
-    check_tensors(str(file.path), "the metadata", found, expected, ignored=GGUF_TABLES[architecture].ignored)
-    return where, shapes
-
-
-def _values(file: GgufFile, name: str) -> Tensor:
-    tensor = file.tensors[name]
-    if tensor.format[0] == "I" and tensor.format[1:].isdigit():
-        raise ModelError(f"{file.path}: tensor {name!r} holds whole numbers ({tensor.format}), not weights")
-    return torch.from_numpy(dequantize(file.raw(name), tensor.format)).view(tensor.shape)
 
 
 def save_gguf(

@@ -1,14 +1,17 @@
-"""Tensor names of GGUF files beside ours, one table for each architecture, and what llama.cpp stores otherwise."""
+"""Tensor names of GGUF files beside ours, one table for each architecture, and what llama.cpp stores otherwise.
+
+Tensors are of torch or of numpy; neither is imported.
+"""
 
 from __future__ import annotations
 
 import re
-
-from torch import Tensor
+from typing import Any, TypeVar
 
 from groundup.model.config import AttentionConfig, TransformerConfig
 from groundup.model.weights.names import Entry, Slot, Table, both, slots_of
 
+Array = TypeVar("Array", bound=Any)
 _OURS, _BLOCK = "layers.#", "blk.#"
 
 
@@ -67,21 +70,25 @@ def gguf_slots(architecture: str, ours: list[str]) -> dict[str, Slot]:
     return slots_of(GGUF_TABLES[architecture], ours, f"GGUF's architecture {architecture!r}")
 
 
-def from_gguf(architecture: str, name: str, tensor: Tensor, config: TransformerConfig) -> Tensor:
+def from_gguf(architecture: str, name: str, tensor: Array, config: TransformerConfig) -> Array:
     """Our tensor `name` as llama.cpp stores it, turned into ours."""
     heads = _turned_heads(architecture, name, config)
     if heads:
         # There the two values of a rotary pair are neighbours; here they are half a head apart.
-        return tensor.reshape(heads, -1, 2, *tensor.shape[1:]).transpose(1, 2).reshape(tensor.shape)
-    return tensor - 1 if _has_offset(architecture, name) else tensor
+        turned: Array = tensor.reshape(heads, -1, 2, *tensor.shape[1:]).swapaxes(1, 2).reshape(tensor.shape)
+        return turned
+    moved: Array = tensor - 1 if _has_offset(architecture, name) else tensor
+    return moved
 
 
-def to_gguf(architecture: str, name: str, tensor: Tensor, config: TransformerConfig) -> Tensor:
+def to_gguf(architecture: str, name: str, tensor: Array, config: TransformerConfig) -> Array:
     """The inverse of `from_gguf`."""
     heads = _turned_heads(architecture, name, config)
     if heads:
-        return tensor.reshape(heads, 2, -1, *tensor.shape[1:]).transpose(1, 2).reshape(tensor.shape)
-    return tensor + 1 if _has_offset(architecture, name) else tensor
+        turned: Array = tensor.reshape(heads, 2, -1, *tensor.shape[1:]).swapaxes(1, 2).reshape(tensor.shape)
+        return turned
+    moved: Array = tensor + 1 if _has_offset(architecture, name) else tensor
+    return moved
 
 
 def _turned_heads(architecture: str, name: str, config: TransformerConfig) -> int:

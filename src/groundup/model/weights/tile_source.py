@@ -1,28 +1,16 @@
-"""Where tiles come from: the blocks of a GGUF file as they are, or the tensors of a model in memory."""
+"""Where tiles come from, and the blocks of a GGUF file as tiles. Imports no torch."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Literal, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from groundup.model.config import TransformerConfig
 from groundup.model.ops.blocks import dequantize
-from groundup.model.ops.tiles import (
-    BF16,
-    F32,
-    Arena,
-    Tiles,
-    kind_of,
-    tiles_from_bfloat16,
-    tiles_from_blocks,
-    tiles_from_floats,
-)
-from groundup.model.weights.gguf_model import check_gguf_tensors, gguf_config
+from groundup.model.ops.tiles import Arena, Tiles, kind_of, tiles_from_blocks
+from groundup.model.weights.gguf_contents import check_gguf_tensors, gguf_config
 from groundup.model.weights.gguf_names import from_gguf
 from groundup.model.weights.gguf_read import GgufFile
 
@@ -87,9 +75,9 @@ class GgufTiles:
         if name not in self._slots:
             return None
         slot = self._slots[name]
-        whole = torch.from_numpy(dequantize(self._raw[slot.theirs], self._formats[slot.theirs]))
-        values: Floats = from_gguf(self._architecture, name, slot.take(whole), self.config).numpy()
-        return values
+        # A vector is never stored transposed, so its part of a fused one is a piece of it.
+        part = np.split(dequantize(self._raw[slot.theirs], self._formats[slot.theirs]), slot.parts)[slot.part]
+        return from_gguf(self._architecture, name, part, self.config)
 
     def rows(self, name: str, ids: Ids) -> Floats:
         """Rows of an embedding in float32."""
@@ -110,41 +98,6 @@ class GgufTiles:
 
     def _order(self, name: str) -> Ids | None:
         """Which of their rows is each of ours, where that is not the same one."""
-        places = torch.arange(self._shapes[name][0])
+        places = np.arange(self._shapes[name][0])
         ours = from_gguf(self._architecture, name.removesuffix("weight") + "bias", places, self.config)
-        return None if torch.equal(ours, places) else ours.numpy()
-
-
-class ModuleTiles:
-    """The weights of a model that was loaded as modules.
-
-    Args:
-        state: its state dict.
-        dtype: float32, or bfloat16, to which matrices are rounded that are not.
-    """
-
-    def __init__(self, state: Mapping[str, Tensor], dtype: Literal["float32", "bfloat16"] = "float32") -> None:
-        self._state, self._dtype, self._arena = dict(state), dtype, Arena()
-
-    def matrix(self, name: str) -> Tiles:
-        """A matrix in tiles."""
-        tensor = self._state[name].detach()
-        if self._dtype == "bfloat16":
-            bits = tensor.to(torch.bfloat16).contiguous().view(torch.int16).numpy().view(np.uint16)
-            return tiles_from_bfloat16(bits, self._arena)
-        return tiles_from_floats(tensor.float().contiguous().numpy(), self._arena)
-
-    def kinds(self) -> set[int]:
-        """The kinds of tile among the matrices."""
-        return {BF16 if self._dtype == "bfloat16" else F32}
-
-    def vector(self, name: str) -> Floats | None:
-        """A vector in float32, or None."""
-        tensor = self._state.get(name)
-        return None if tensor is None else tensor.detach().float().numpy()
-
-    def rows(self, name: str, ids: Ids) -> Floats:
-        """Rows of an embedding in float32."""
-        values = self._state[name].detach()[torch.from_numpy(ids)]
-        rounded: Floats = values.to(torch.bfloat16 if self._dtype == "bfloat16" else values.dtype).float().numpy()
-        return rounded
+        return None if ours is places else ours
