@@ -259,10 +259,3 @@ def initialize(model: Transformer, seed: int) -> None:
             module.weight.normal_(0.0, scale, generator=generator)
             if isinstance(module, Linear) and module.bias is not None:
                 module.bias.zero_()
-
-
-def parameter_shapes(config: TransformerConfig, *, trust_code: bool = False) -> dict[str, tuple[int, ...]]:
-    """The shapes of what a model consists of, under the names of its state dict; no weights are made."""
-    with torch.device("meta"):
-        state = assemble(config, trust_code=trust_code).state_dict()
-    return {name: tuple(tensor.shape) for name, tensor in state.items()}
