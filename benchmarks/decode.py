@@ -68,9 +68,7 @@ class Files:
             llama_cpp_peer.quantize(self.given, self.paths[name], name)
         self.directories = {}
         for name in DIRECTORIES:
-            self.directories[name] = export_directory(
-                str(self.given), folder / name, rounded=integer_format(name)
-            )
+            self.directories[name] = export_directory(str(self.given), folder / name, rounded=integer_format(name))
         self._ours: dict[str, Speaker] = {}
         self._theirs: dict[tuple[str, int], Any] = {}
 
