@@ -38,7 +38,9 @@ from groundup.inference.generate import generate
 from groundup.inference.sampling import Sampling
 from groundup.inference.tensors import as_tensors
 from groundup.model.load import load_model
+from groundup.model.ops.integers import integer_format
 from groundup.model.sources import locate_model
+from groundup.recipes.export import export_directory
 
 TEXT = Path(__file__).resolve().parents[2] / "shared" / "data" / "shakespeare" / "input.txt"
 PROMPT = "The history of the city of Rome begins with"
@@ -47,6 +49,8 @@ DECODED, LONG, BATCH = 64, 4_096, 16
 #: Tokens of Shakespeare on which perplexity is taken, and the window in which they are read.
 PERPLEXITY_TOKENS, WINDOW = 20_000, 512
 FORMATS = ("Q4_0", "Q4_K_M", "Q8_0")
+#: Model directories that `groundup quantize` writes, and the format of llama.cpp that is nearest.
+DIRECTORIES = {"int8": "Q8_0", "int4-g32": "Q4_0"}
 #: A format counts where its perplexity is at most this times that of the file as given.
 NEAR = 1.01
 #: Mean divergence in nats from the modules on the same weights; rounding activations to eight bits gives some 0.003.
@@ -54,7 +58,7 @@ LARGEST_KL = 0.01
 
 
 class Files:
-    """The Q4_1 file as given, and copies in other formats made by llama.cpp's own quantiser."""
+    """The Q4_1 file as given, and copies: in other formats by llama.cpp's own quantiser, as directories by ours."""
 
     def __init__(self, folder: Path) -> None:
         self.given = locate_model("smollm2-135m")
@@ -62,6 +66,9 @@ class Files:
         for name in FORMATS:
             self.paths[name] = folder / f"{name}.gguf"
             llama_cpp_peer.quantize(self.given, self.paths[name], name)
+        self.directories = {}
+        for name in DIRECTORIES:
+            self.directories[name] = export_directory(str(self.given), folder / name, rounded=integer_format(name))
         self._ours: dict[str, Speaker] = {}
         self._theirs: dict[tuple[str, int], Any] = {}
 
@@ -71,7 +78,7 @@ class Files:
 
     def speaker(self, name: str) -> Speaker:
         if name not in self._ours:
-            self._ours[name] = load_compiled(self.paths[name], threads=THREADS)
+            self._ours[name] = load_compiled((self.paths | self.directories)[name], threads=THREADS)
         return self._ours[name]
 
     def theirs(self, name: str, context: int = 1024) -> Any:
@@ -357,9 +364,10 @@ def main() -> None:
         more["validation"] = validate(files, text)
         near = ["Q4_1"]
         if wanted("perplexity"):
-            more["perplexity"] = {name: perplexity(files.ours(name), text) for name in files.paths}
+            kinds = [*files.paths, *files.directories]
+            more["perplexity"] = {name: perplexity(files.ours(name), text) for name in kinds}
             limit = NEAR * more["perplexity"]["Q4_1"]
-            near = [name for name, value in more["perplexity"].items() if value <= limit]
+            near = [name for name in files.paths if more["perplexity"][name] <= limit]
             say("perplexity: " + ", ".join(f"{name} {value:.3f}" for name, value in more["perplexity"].items()))
         more["near"] = near
         measured: list[Callable[[], Row]] = []
@@ -371,6 +379,10 @@ def main() -> None:
                 partial(decode_row, files, f"decode, {name}", name, name, prompt)
                 for name in files.paths
                 if name != "Q4_1"
+            ]
+            measured += [
+                partial(decode_row, files, f"decode, {name} (a directory)", name, peer, prompt)
+                for name, peer in DIRECTORIES.items()
             ]
         if wanted("decode long"):
             name = f"decode after {LONG:,} tokens, Q4_1"

@@ -22,6 +22,7 @@ from groundup.inference.sampling import (
     Sampling,
     UniformGenerator,
     choose_token,
+    draw,
     filter_logits,
     keep_min_p,
     keep_top_k,
@@ -88,6 +89,40 @@ def test_top_k_keeps_ties_and_top_p_keeps_one() -> None:
     assert np.isfinite(keep_top_k(logits, 1)).tolist() == [[True, True, False]]
     assert np.isfinite(keep_top_p(logits, 1e-9)).sum() == 1
     assert np.isfinite(keep_min_p(logits, 1.0)).tolist() == [[True, True, False]]
+
+
+@settings(deadline=None, max_examples=40)
+@given(seeds, st.sampled_from([0.1, 1.0, 6.0]), st.floats(0.01, 0.9999), st.booleans())
+def test_top_p_of_a_large_vocabulary_equals_transformers(seed: int, spread: float, p: float, ties: bool) -> None:
+    """Flat distributions, where many tokens are kept, and steep ones, of which only the likeliest are looked at."""
+    logits = torch.randn(2, 5_003, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) * spread
+    if ties:
+        logits = (logits * 4).round() / 4
+    ours = keep_top_p(logits.numpy(), p)
+    theirs = TopPLogitsWarper(p)(torch.zeros(2, 1, dtype=torch.long), logits).numpy()
+    for row, other, given in zip(ours, theirs, logits.numpy(), strict=True):
+        kept = np.isfinite(row)
+        assert np.array_equal(row[kept], given[kept])
+        # A sum in another order may fall on the other side of p for one token of thousands. Which of equals are kept is
+        # theirs to choose: their sort is not stable; here the first go.
+        assert abs(int(kept.sum()) - int(np.isfinite(other).sum())) <= 1
+        smallest = given[kept].min()
+        assert kept[given > smallest].all()
+        tied = kept[given == smallest]
+        assert not tied[: len(tied) - int(tied.sum())].any()
+
+
+@settings(deadline=None, max_examples=100)
+@given(seeds, st.integers(1, 5_000), st.floats(0, 1, exclude_max=True), st.floats(0.1, 0.999))
+def test_a_draw_is_where_the_running_sum_passes_the_share(seed: int, size: int, uniform: float, zeros: float) -> None:
+    random = np.random.default_rng(seed)
+    weights = random.random(size) * (random.random(size) > zeros)
+    weights[random.integers(size)] = 1.0
+    token = draw(weights, uniform)
+    sums, target = weights.cumsum(), uniform * weights.sum()
+    assert weights[token] > 0
+    slack = 1e-12 * sums[-1]
+    assert sums[token] > target - slack and sums[token] - weights[token] <= target + slack
 
 
 def test_draws_follow_the_distribution() -> None:

@@ -20,6 +20,7 @@ __all__ = [
     "Sampling",
     "UniformGenerator",
     "choose_token",
+    "draw",
     "filter_logits",
     "keep_min_p",
     "keep_top_k",
@@ -30,6 +31,10 @@ __all__ = [
     "softmax",
 ]
 
+# Tokens that are sorted for top-p, unless they hold too little.
+_CANDIDATES = 2048
+# Weights that are summed together before one is looked for.
+_PART = 1024
 #: Logits of one row or of several, (..., V), in float32 or float64; the result has the same shape and type.
 Logits = NDArray[Any]
 Seen = NDArray[np.bool_]
@@ -81,13 +86,16 @@ def penalize_repetition(logits: Logits, seen: Seen, penalty: float) -> Logits:
 
     Source: Keskar et al. 2019 (CTRL), section 4.1, with the sign rule of Hugging Face.
     """
-    return np.where(seen, np.where(logits < 0, logits * penalty, logits / penalty), logits)
+    result = logits.copy()
+    chosen = logits[seen]
+    result[seen] = np.where(chosen < 0, chosen * penalty, chosen / penalty)
+    return result
 
 
-def scale_temperature(logits: Logits, temperature: float) -> Logits:
+def scale_temperature(logits: Logits, temperature: float, out: Logits | None = None) -> Logits:
     """Divide the logits by a temperature above 0: below 1 sharpens the distribution, above 1 flattens it."""
     with np.errstate(over="ignore"):  # to -inf, which is the limit
-        result: Logits = logits / temperature
+        result: Logits = np.divide(logits, temperature, out=out)
     return result
 
 
@@ -105,13 +113,30 @@ def keep_top_p(logits: Logits, p: float) -> Logits:
 
     Source: Holtzman et al. 2020, section 3.1 (nucleus sampling).
     """
-    # Ascending, as in Hugging Face: a token goes when it and all less likely ones hold at most 1 - p together.
-    order = np.argsort(logits, axis=-1, kind="stable")
-    removed = softmax(np.take_along_axis(logits, order, axis=-1)).cumsum(axis=-1) <= 1 - p
-    removed[..., -1] = False
-    by_token = np.empty_like(removed)
-    np.put_along_axis(by_token, order, removed, axis=-1)
-    return _without(logits, by_token)
+    rows = logits.reshape(-1, logits.shape[-1])
+    return np.stack([_keep_top_p(row, p) for row in rows]).reshape(logits.shape)
+
+
+def _keep_top_p(logits: Logits, p: float) -> Logits:
+    # As in Hugging Face, a token goes when it and all less likely ones (of equals those before it) hold at most 1 - p
+    # together. The likeliest tokens nearly always hold p, and only they are sorted then: values, since sorting
+    # tokens by value takes forty times as long.
+    largest, size = logits.max(), len(logits)
+    total = np.exp(logits - largest).sum()
+    for count in (_CANDIDATES, size):
+        place = max(0, size - count)
+        values = np.sort(np.partition(logits, place)[place:])
+        weights = np.exp(values - largest)
+        before = total - weights.sum() if place else 0.0
+        num_removed = int((before + weights.cumsum() <= (1 - p) * total).sum())
+        if num_removed > 0:
+            break
+    num_removed = min(num_removed, len(values) - 1)
+    smallest_kept = values[num_removed]
+    removed = logits < smallest_kept
+    num_tied = num_removed + place - int(removed.sum())
+    removed[(logits == smallest_kept).nonzero()[0][:num_tied]] = True
+    return _without(logits, removed)
 
 
 def keep_min_p(logits: Logits, p: float) -> Logits:
@@ -124,7 +149,9 @@ def keep_min_p(logits: Logits, p: float) -> Logits:
 
 
 def _without(logits: Logits, removed: NDArray[np.bool_]) -> Logits:
-    return np.where(removed, logits.dtype.type(-np.inf), logits)
+    result = logits.copy()
+    result[removed] = -np.inf
+    return result
 
 
 def filter_logits(logits: Logits, sampling: Sampling, seen: Seen) -> Logits:
@@ -137,7 +164,8 @@ def filter_logits(logits: Logits, sampling: Sampling, seen: Seen) -> Logits:
     if sampling.temperature == 0:
         return logits
     # With the maximum at 0 a tiny temperature drives the others to -inf instead of all to inf.
-    logits = scale_temperature(logits - logits.max(axis=-1, keepdims=True), sampling.temperature)
+    logits = logits - logits.max(axis=-1, keepdims=True)
+    scale_temperature(logits, sampling.temperature, out=logits)
     if 0 < sampling.top_k < logits.shape[-1]:
         logits = keep_top_k(logits, sampling.top_k)
     if sampling.top_p < 1:
@@ -160,8 +188,31 @@ def choose_token(logits: Logits, sampling: Sampling, seen: Seen, generator: Unif
         return int(filter_logits(logits, sampling, seen).argmax())
     with np.errstate(invalid="ignore"):  # infinite logits, which the request reports
         # float64: the sum over a large vocabulary must not leave a gap at the end of the unit interval.
-        probs = softmax(filter_logits(logits.astype(np.float64), sampling, seen))
-    cumulative = probs.cumsum()
-    # The first token whose cumulative probability exceeds the drawn number: one of probability 0 never is.
-    index = int(np.searchsorted(cumulative, generator.uniform() * cumulative[-1], side="right"))
-    return min(index, int(probs.nonzero()[0][-1]))
+        weights = filter_logits(logits.astype(np.float64), sampling, seen)
+        # In place: arrays of this size are new pages of memory each time, which cost more than the arithmetic.
+        weights -= weights.max()
+        np.exp(weights, out=weights)
+        return draw(weights, generator.uniform())
+
+
+def draw(weights: NDArray[np.float64], uniform: float) -> int:
+    """The first token at which the sum of the weights up to it exceeds a share of the whole; never one of weight 0.
+
+    Sums of parts are formed first and one part is looked through, for a running sum over a large vocabulary costs as
+    much as all the rest of a choice.
+
+    Args:
+        weights: (V,), not all 0; they need not sum to 1.
+        uniform: the share, at least 0 and below 1.
+    """
+    sums = np.add.reduceat(weights, np.arange(0, len(weights), _PART))
+    ends = sums.cumsum()
+    target = uniform * ends[-1]
+    part = _first_above(ends, target, sums)
+    inside = weights[part * _PART : (part + 1) * _PART]
+    return part * _PART + _first_above(inside.cumsum(), target - (ends[part - 1] if part else 0.0), inside)
+
+
+def _first_above(sums: NDArray[np.float64], target: float, weights: NDArray[np.float64]) -> int:
+    """The place of the first running sum above the target, or the last that has a weight where rounding leaves none."""
+    return min(int(np.searchsorted(sums, target, side="right")), int(weights.nonzero()[0][-1]))
