@@ -100,15 +100,15 @@ def test_top_p_of_a_large_vocabulary_equals_transformers(seed: int, spread: floa
         logits = (logits * 4).round() / 4
     ours = keep_top_p(logits.numpy(), p)
     theirs = TopPLogitsWarper(p)(torch.zeros(2, 1, dtype=torch.long), logits).numpy()
-    for row, other, given in zip(ours, theirs, logits.numpy(), strict=True):
+    for row, other, row_given in zip(ours, theirs, logits.numpy(), strict=True):
         kept = np.isfinite(row)
-        assert np.array_equal(row[kept], given[kept])
+        assert np.array_equal(row[kept], row_given[kept])
         # A sum in another order may fall on the other side of p for one token of thousands. Which of equals are kept is
         # theirs to choose: their sort is not stable; here the first go.
         assert abs(int(kept.sum()) - int(np.isfinite(other).sum())) <= 1
-        smallest = given[kept].min()
-        assert kept[given > smallest].all()
-        tied = kept[given == smallest]
+        smallest = row_given[kept].min()
+        assert kept[row_given > smallest].all()
+        tied = kept[row_given == smallest]
         assert not tied[: len(tied) - int(tied.sum())].any()
 
 
