@@ -240,6 +240,8 @@ def test_quantize_writes_directories_that_other_verbs_take(tmp_path: Path) -> No
         assert again.returncode == 0, again.stderr
         assert ("rounded again" in again.stderr) == (kind == "int4-g32")
     assert 0 < 5 * kl["int8"] < kl["int4-g32"]
+    done = run_here("quantize", folder, "--type", "int4-g64", "--text", tmp_path / "words.txt", "--tokens", "9")
+    assert done.returncode == 0 and "12 of 14 matrices stay in bfloat16" in done.stderr, done.stderr
     tokenizer = ByteBPE.from_merges([])
     config = preset("gpt2", vocab_size=260, hidden_size=32, num_hidden_layers=1, num_attention_heads=2)
     save_model_directory(tmp_path / "g", build(config, seed=0), tokenizer, chat_template=None, lineage={})
@@ -253,11 +255,13 @@ def test_quantize_refuses_before_it_writes(tmp_path: Path) -> None:
     (tmp_path / "empty.txt").write_text("")
     for options, said in (
         (["--type", "Q4_K_X"], "Q4_K_X"),
-        (["--type", "Q4_K_X"], "int8, int4-g32 or int4-g128 make a model directory"),
+        (["--type", "Q4_K_X"], "int8 or int4-g32 make a model directory"),
         (["--type", "int3"], "3 bits are not known here"),
         (["--type", "int4-g33"], "a multiple of 32 is needed"),
         (["--type", "int8", "--out", tmp_path / "m.gguf"], "int8 makes a model directory"),
         (["--type", "int8", "--out", folder], "is the model itself"),
+        (["--type", "int4-g128"], "int4-g128 fits none of the 14 matrices"),
+        (["--type", "int8", "--report", tmp_path], "is a folder: name a file"),
         (["--tokens", "1"], "--tokens 1: at least 2 are needed"),
         (["--text", tmp_path / "empty.txt"], "at least 2 are needed"),
         (["--text", tmp_path / "none.txt"], "none.txt"),
@@ -265,7 +269,7 @@ def test_quantize_refuses_before_it_writes(tmp_path: Path) -> None:
     ):
         done = run_here("quantize", folder, *options)
         assert done.returncode in (1, 2) and said in done.stderr, (options, done.stderr)
-    assert not list(tmp_path.glob("*.gguf"))
+    assert not list(tmp_path.glob("*.gguf")) and not list(tmp_path.glob("m-*"))
 
 
 def test_the_engine_can_be_chosen(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from groundup.core.execution import peak_memory_bytes
+from groundup.core.execution import default_threads, peak_memory_bytes
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="the peak is not told there")
@@ -41,3 +41,12 @@ def test_threads_are_those_that_torch_takes(settings: dict[str, str]) -> None:
     )
     theirs, ours = done.stdout.split()
     assert ours == theirs
+
+
+@pytest.mark.parametrize("value", ["²", "1" * 5000, "-3", "abc", "", "0"])
+def test_numbers_of_threads_that_are_none_are_passed_over(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("MKL_NUM_THREADS", "OMP_NUM_THREADS"):
+        monkeypatch.delenv(name, raising=False)
+    expected = default_threads()
+    monkeypatch.setenv("OMP_NUM_THREADS", value)
+    assert default_threads() == expected

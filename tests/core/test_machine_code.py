@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from groundup.core import machine_code
 from groundup.core.jit import numba_works
-from groundup.core.machine_code import CodeStore, MachineCode, load_code, sources_of
+from groundup.core.machine_code import CodeStore, MachineCode, _is_own, load_code, sources_of
 
 CODE = MachineCode("symbol", ("one", "two"), b"\x00code\n\xff")
 SOURCES = (Path(__file__),)
@@ -19,6 +20,7 @@ SOURCES = (Path(__file__),)
 @pytest.fixture(autouse=True)
 def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path))
+    _is_own.cache_clear()
 
 
 def test_what_is_written_is_read() -> None:
@@ -45,6 +47,7 @@ def test_settings_of_numba_that_change_code_have_their_own(monkeypatch: pytest.M
 def test_a_damaged_file_counts_as_none(damage) -> None:
     store = CodeStore()
     store.write("kernel", SOURCES, CODE)
+    assert store.folder is not None
     (path,) = store.folder.iterdir()
     path.write_bytes(damage(path.read_bytes()))
     assert store.read("kernel", SOURCES) is None
@@ -61,6 +64,44 @@ def test_a_folder_that_cannot_be_written_is_no_fault(tmp_path: Path, monkeypatch
 def test_the_sources_of_a_kernel_are_its_file_and_what_it_imports() -> None:
     names = {path.name for path in sources_of("groundup.model.ops.products_numba")}
     assert names >= {"products_numba.py", "vectors_numba.py", "step_kernels.py", "tiles.py"}
+    assert names >= {"integers.py", "blocks.py"}, "what those import"
+    assert names >= {"jit.py", "machine_code.py"}, "what compiles it"
+
+
+def test_a_folder_that_others_can_write_to_is_not_read(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    store = CodeStore()
+    store.write("kernel", SOURCES, CODE)
+    assert store.folder is not None and store.folder.stat().st_mode & 0o777 == 0o700
+    store.folder.chmod(0o777)
+    _is_own.cache_clear()
+    assert store.read("kernel", SOURCES) is None and not store.has_any
+    assert "others may write there" in caplog.text
+    before = sorted(store.folder.iterdir())
+    store.write("another", SOURCES, CODE)
+    assert sorted(store.folder.iterdir()) == before
+    store.folder.chmod(0o700)
+    _is_own.cache_clear()
+    assert store.read("kernel", SOURCES) == CODE
+
+
+def test_a_user_without_a_home_keeps_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*arguments: object, **options: object) -> Path:
+        raise RuntimeError("could not determine the home directory for '~/.cache'")
+
+    monkeypatch.delenv("NUMBA_CACHE_DIR")
+    monkeypatch.setattr(machine_code, "user_cache_path", fails)
+    store = CodeStore()
+    store.write("kernel", SOURCES, CODE)
+    assert store.folder is None and not store.has_any and store.read("kernel", SOURCES) is None
+
+
+def test_what_is_left_of_an_interrupted_write_is_no_code() -> None:
+    store = CodeStore()
+    store.write("kernel", SOURCES, CODE)
+    assert store.folder is not None
+    (path,) = store.folder.iterdir()
+    path.rename(path.with_name(".kernel.code.7.part"))
+    assert not store.has_any
 
 
 @pytest.mark.skipif(not numba_works(), reason="kernels are compiled by numba")

@@ -84,6 +84,17 @@ def test_all_filters_together_in_the_order_of_transformers(
     torch.testing.assert_close(ours.softmax(-1), theirs.softmax(-1))
 
 
+def test_a_penalty_beyond_all_numbers_warns_nobody() -> None:
+    logits = np.array([2.0, -1.0, 0.5], np.float32)
+    token = choose_token(
+        logits,
+        Sampling(temperature=0, repetition_penalty=1e308),
+        np.array([True, True, False]),
+        sampling_generator(0),
+    )
+    assert token == 2
+
+
 def test_top_k_keeps_ties_and_top_p_keeps_one() -> None:
     logits = np.array([[1.0, 1.0, 0.0]])
     assert np.isfinite(keep_top_k(logits, 1)).tolist() == [[True, True, False]]

@@ -20,8 +20,9 @@ from torch import Tensor
 import groundup.model.directory as directory
 from groundup.core.errors import DataError, ModelError
 from groundup.core.files import sha256_file
+from groundup.model.companions import read_model_config
 from groundup.model.config import FilePartConfig, TransformerConfig
-from groundup.model.directory import load_model_directory, read_model_config, save_model_directory
+from groundup.model.directory import load_model_directory, save_model_directory
 from groundup.model.presets import preset
 from groundup.model.transformer import Transformer, build
 from groundup.tokenizer import ByteBPE, train_bpe

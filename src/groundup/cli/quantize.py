@@ -15,7 +15,7 @@ def run(
         str,
         Parameter(
             help="of the weights: Q8_0, Q6_K, Q5_K_M, Q5_K_S, Q5_1, Q5_0, Q4_K_M, Q4_K_S, Q4_1 or Q4_0 "
-            "for a GGUF file (F32, F16 and BF16 round little or nothing); int8, int4-g32 or int4-g128 for a model directory"
+            "for a GGUF file (F32, F16 and BF16 round little or nothing); int8 or int4-g32 (-g64, ...) for a model directory"
         ),
     ] = "Q4_K_M",
     out: Annotated[

@@ -7,12 +7,12 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.table import Table
-from rich.text import Text
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 # Of several processes that train together only the first reports; warnings and errors come from each.
 out = Console(highlight=False, soft_wrap=True, quiet=os.environ.get("RANK", "0") != "0")
@@ -44,6 +44,8 @@ def stream(text: str) -> None:
 
 def table(columns: list[str], rows: list[list[str]], title: str | None = None) -> None:
     """Print a table; the first column is flush left, the others flush right."""
+    from rich.table import Table  # here and below: what most commands never show
+
     grid = Table(title=title, title_justify="left")
     for index, column in enumerate(columns):
         grid.add_column(column, justify="left" if index == 0 else "right")
@@ -54,6 +56,8 @@ def table(columns: list[str], rows: list[list[str]], title: str | None = None) -
 
 def coloured(pieces: list[tuple[str, str]]) -> None:
     """Print pieces of text in their styles (rich's style names), without reading markup in them."""
+    from rich.text import Text
+
     out.print(Text.assemble(*pieces))
 
 
@@ -92,6 +96,15 @@ def progress(label: str, total: int, unit: str, done: int = 0, *, to: Console = 
         to: `err` for commands whose output is data, which progress must not stand in.
     """
     if to.is_terminal:
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeElapsedColumn,
+            TimeRemainingColumn,
+        )
+
         with Progress(
             TextColumn("{task.description}"),
             BarColumn(),

@@ -49,6 +49,10 @@ class TrainingError(GroundupError):
     """Training cannot go on (non-finite loss, empty loss mask, ...)."""
 
 
+class KernelsMissingError(GroundupError):
+    """Compiled kernels cannot be had: none are kept, and numba does not work here."""
+
+
 class MissingExtraError(GroundupError):
     """An optional dependency is not installed."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
+import re
 import sys
 from collections.abc import Collection
 from functools import lru_cache
@@ -83,7 +84,7 @@ def default_threads() -> int:
     """
     for name in ("MKL_NUM_THREADS", "OMP_NUM_THREADS"):
         value = os.environ.get(name, "").split(",")[0].strip()
-        if value.isdigit() and int(value) > 0:
+        if re.fullmatch(r"[0-9]{1,9}", value) and int(value) > 0:
             return min(int(value), _num_cores(range(os.cpu_count() or 1)))
     return _num_cores(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else available_cpus()
 

@@ -161,17 +161,34 @@ class StepKernel:
     def __init__(self, body: str, *options: int, num_arguments: int = 5) -> None:
         self.body, self.options, self.num_arguments = body, options, num_arguments
 
+    @property
+    def is_kept(self) -> bool:
+        """Whether its machine code is there, so that `address` needs no numba."""
+        return self._kept is not None
+
     @cached_property
     def address(self) -> int:
         """Where the machine code begins."""
-        module, _, function = self.body.partition(":")
-        name = "-".join([module.rpartition(".")[2], function, *map(str, self.options)])
-        sources, store = sources_of(module), CodeStore()
-        code = store.read(name, sources)
+        code = self._kept
         if code is None:
+            module, function = self._place
             code = self._compile(getattr(importlib.import_module(module), function))
-            store.write(name, sources, code)
+            CodeStore().write(self._name, sources_of(module), code)
         return load_code(code)
+
+    @cached_property
+    def _kept(self) -> MachineCode | None:
+        return CodeStore().read(self._name, sources_of(self._place[0]))
+
+    @property
+    def _place(self) -> tuple[str, str]:
+        module, _, function = self.body.partition(":")
+        return module, function
+
+    @property
+    def _name(self) -> str:
+        module, function = self._place
+        return "-".join([module.rpartition(".")[2], function, *map(str, self.options)])
 
     def _compile(self, function: Any) -> MachineCode:
         import numba

@@ -28,6 +28,7 @@ log = logging.getLogger("groundup.core.machine_code")
 
 # What holds the memory of loaded code.
 _loaded: list[Any] = []
+_IMPORT = re.compile(r"^from (groundup\S*) import (?:\(([^()]*)\)|([^()\n]*))", re.MULTILINE)
 # Settings of numba that change no code.
 _NO_MATTER = ("NUMBA_CACHE_DIR", "NUMBA_THREADING_LAYER", "NUMBA_NUM_THREADS", "NUMBA_DISABLE_JIT")
 
@@ -96,22 +97,28 @@ class CodeStore:
     """
 
     @property
-    def folder(self) -> Path:
-        """For this processor and these versions; it need not exist."""
+    def folder(self) -> Path | None:
+        """For this processor and these versions; it need not exist. None for a user who has no place for such files."""
         own = os.environ.get("NUMBA_CACHE_DIR")
-        base = Path(own) if own else user_cache_path("groundup", appauthor=False)
+        try:
+            base = Path(own) if own else user_cache_path("groundup", appauthor=False)
+        except (RuntimeError, KeyError):  # no HOME, and no entry for the user that would name one
+            return None
         return base / "kernels" / _digest(*_toolchain(), *_settings())
 
     @property
     def has_any(self) -> bool:
         """Whether code was kept here before, so that numba was once seen to work."""
         folder = self.folder
-        return folder.is_dir() and any(folder.iterdir())
+        return folder is not None and any(folder.glob("*.code")) and _is_own(folder)
 
     def read(self, name: str, sources: tuple[Path, ...]) -> MachineCode | None:
-        """What is kept of a function; None where there is nothing, or it is damaged."""
+        """What is kept of a function; None where there is nothing, it is damaged, or others could have put it there."""
+        folder = self.folder
+        if folder is None or not folder.is_dir() or not _is_own(folder):
+            return None
         try:
-            head, _, data = self._path(name, sources).read_bytes().partition(b"\n")
+            head, _, data = (folder / _file_name(name, sources)).read_bytes().partition(b"\n")
             facts = json.loads(head)
             if facts["sha256"] == hashlib.sha256(data).hexdigest():
                 return MachineCode(facts["symbol"], tuple(facts["externals"]), data)
@@ -126,24 +133,55 @@ class CodeStore:
             "externals": list(code.externals),
             "sha256": hashlib.sha256(code.data).hexdigest(),
         }
-        path = self._path(name, sources)
+        folder = self.folder
+        if folder is None:
+            return
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with atomic_write(path) as file:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            folder.mkdir(mode=0o700, exist_ok=True)
+            if not _is_own(folder):
+                return
+            with atomic_write(folder / _file_name(name, sources)) as file:
                 file.write(json.dumps(facts).encode() + b"\n" + code.data)
         except (OSError, DataError) as error:
             log.info("the machine code of %s is not kept: %s", name, error)
 
-    def _path(self, name: str, sources: tuple[Path, ...]) -> Path:
-        return self.folder / f"{name}-{_digest(*(_content_digest(path) for path in sources))}.code"
+
+def _file_name(name: str, sources: tuple[Path, ...]) -> str:
+    return f"{name}-{_digest(*(_content_digest(path) for path in sources))}.code"
+
+
+@lru_cache(maxsize=8)
+def _is_own(folder: Path) -> bool:
+    """Whether nobody else can have put code into a folder: it would be run as this user's. Says so in the log once."""
+    if os.name == "nt":  # below the user's own profile
+        return True
+    status = folder.stat()
+    if status.st_uid == os.geteuid() and not status.st_mode & 0o022:
+        return True
+    log.warning("%s belongs to another user or others may write there: machine code is compiled anew each time", folder)
+    return False
 
 
 @lru_cache(maxsize=256)
 def sources_of(module: str) -> tuple[Path, ...]:
-    """The file of a module and those of ours that it imports names from, whose constants become part of its code."""
-    path = _file_of(module)
-    imported = re.findall(r"^from (groundup\.\S+) import", path.read_text(encoding="utf-8"), re.MULTILINE)
-    return (path, *(_file_of(name) for name in imported))
+    """The files of ours that the machine code of a module depends on.
+
+    Its own, those that it imports names from (their constants become part of the code), those that they import, and what
+    compiles it.
+    """
+    found: dict[str, Path] = {}
+    left = [module, "groundup.core.jit", "groundup.core.machine_code"]
+    while left:
+        name = left.pop()
+        if name in found:
+            continue
+        found[name] = path = _file_of(name)
+        for package, lines, line in _IMPORT.findall(path.read_text(encoding="utf-8")):
+            left.append(package)
+            inside = (f"{package}.{part}" for part in re.findall(r"\w+", lines or line))
+            left += [part for part in inside if _file_of(part).is_file()]
+    return tuple(path for _, path in sorted(found.items()))
 
 
 def _file_of(module: str) -> Path:
@@ -175,7 +213,9 @@ def _toolchain() -> tuple[str, ...]:
 
 
 def _settings() -> list[str]:
-    return sorted(
+    file = Path(".numba_config.yaml")  # numba looks for it where a process is started
+    own = [file.read_text(encoding="utf-8", errors="replace")] if file.is_file() else []
+    return own + sorted(
         f"{name}={value}" for name, value in os.environ.items() if name.startswith("NUMBA_") and name not in _NO_MATTER
     )
 

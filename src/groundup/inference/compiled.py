@@ -14,9 +14,10 @@ from groundup.core.execution import available_cpus, default_threads
 from groundup.core.jit import kernels_work, parallel_layer
 from groundup.core.progress import Progress
 from groundup.inference.contracts import Speaker
-from groundup.model.companions import gguf_companions
+from groundup.model.companions import directory_companions, gguf_companions, read_model_config
 from groundup.model.config import AttentionConfig, TransformerConfig
 from groundup.model.ops.tiles import F32
+from groundup.model.weights.directory_tiles import DirectoryTiles
 from groundup.model.weights.gguf_read import GgufFile, open_gguf
 from groundup.model.weights.tile_source import GgufTiles, TileSource
 
@@ -85,12 +86,10 @@ def load_compiled(
     Raises:
         ModelError: as `load_model`.
         UsageError: when the step cannot compute the model (`why_not_compiled`).
+        KernelsMissingError: when kernels of it are not kept from an earlier process, and numba cannot compile them.
     """
     weights: TileSource
     if path.is_dir():
-        from groundup.model.directory import directory_companions, read_model_config
-        from groundup.model.weights.directory_tiles import DirectoryTiles
-
         config = read_model_config(path)
         _check(path, config)
         weights = DirectoryTiles(path, config, dtype)

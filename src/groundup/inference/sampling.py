@@ -88,7 +88,8 @@ def penalize_repetition(logits: Logits, seen: Seen, penalty: float) -> Logits:
     """
     result = logits.copy()
     chosen = logits[seen]
-    result[seen] = np.where(chosen < 0, chosen * penalty, chosen / penalty)
+    with np.errstate(over="ignore"):  # to an infinity, which the request reports where it is chosen
+        result[seen] = np.where(chosen < 0, chosen * penalty, chosen / penalty)
     return result
 
 

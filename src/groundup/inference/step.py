@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from groundup.core.jit import StepKernel, openmp_parallel
+from groundup.core.errors import KernelsMissingError
+from groundup.core.jit import StepKernel, numba_works, openmp_parallel
 from groundup.core.progress import Progress
 from groundup.inference.step_cache import StepCache
 from groundup.inference.step_plan import COLUMNS, STATE, take_part, work
@@ -50,6 +51,7 @@ from groundup.model.ops.step_kernels import (
     store,
 )
 from groundup.model.ops.tiles import BLOCK, FLOAT_KINDS, Tiles
+from groundup.model.shapes import parameter_shapes
 from groundup.model.weights.tile_source import TileSource
 
 Floats = NDArray[np.float32]
@@ -74,8 +76,11 @@ def compile_kernels(
         kinds: of the tiles of its matrices.
         threads: that will work together.
         on_progress: called with (kernels that are ready, all kernels).
+
+    Raises:
+        KernelsMissingError: where kernels are to be compiled and numba does not work.
     """
-    kernels = [multiply, normalize, store, attend, join]
+    kernels = [multiply, normalize, store, attend, join, work if threads == 1 else take_part]
     for kind in sorted(kinds):
         kernels += [*PRODUCTS[kind], group_rows if kind in FLOAT_KINDS else quantize_rows]
     kernels += [ACTIVATES[layer.mlp.activation] for layer in config.layers()]
@@ -85,6 +90,8 @@ def compile_kernels(
     for done, kernel in enumerate(kernels):
         if on_progress is not None:
             on_progress(done, len(kernels) + 1)
+        if not kernel.is_kept and not numba_works():
+            raise KernelsMissingError("numba cannot be used here")
         _ = kernel.address
     if on_progress is not None:
         on_progress(len(kernels), len(kernels) + 1)
@@ -213,6 +220,7 @@ class Step:
         self.threads = threads
         self.num_bytes = 0
         self._tiles: dict[str, Tiles] = {}
+        self._shapes = parameter_shapes(config)
         self._vectors: dict[tuple[str, int], Floats] = {}
         self._rotary: dict[tuple[str, int], _Rotary] = {}
         self._num_positions = 0
@@ -378,7 +386,10 @@ class Step:
 
     def _matrix(self, name: str) -> Tiles:
         if name not in self._tiles:
-            self._tiles[name] = self.weights.matrix(name)
+            tiles = self.weights.matrix(name)
+            # Kernels trust these numbers with their addresses.
+            assert (tiles.rows, tiles.columns) == self._shapes[name], (name, tiles.rows, tiles.columns)
+            self._tiles[name] = tiles
             self.num_bytes += self._tiles[name].data.nbytes
         return self._tiles[name]
 

@@ -16,7 +16,6 @@ from groundup.core.errors import ModelError
 from groundup.core.execution import torch_dtype
 from groundup.core.files import (
     explain_write_error,
-    read_json,
     sha256_file,
     sha256_json,
     sync_folder,
@@ -25,20 +24,28 @@ from groundup.core.files import (
 )
 from groundup.core.progress import Progress
 from groundup.model.card import default_card
+from groundup.model.companions import (
+    CONFIG_FILE,
+    GENERATION_FILE,
+    check_vocabulary,
+    directory_companions,
+    old_version,
+    read_model_config,
+    read_optional,
+)
 from groundup.model.config import FilePartConfig, LayerConfig, TransformerConfig
-from groundup.model.hf_config import from_hf, to_hf
+from groundup.model.hf_config import to_hf
 from groundup.model.ops.integers import IntegerFormat
-from groundup.model.sentence import read_pooling, write_pooling
+from groundup.model.sentence import write_pooling
 from groundup.model.transformer import Transformer, assemble
 from groundup.model.weights.compressed import SETTINGS, write_settings
 from groundup.model.weights.files import WEIGHTS_FILE, load_weights, save_weights, unrounded_maps
-from groundup.tokenizer import load_tokenizer
 from groundup.tokenizer.base import Tokenizer
-from groundup.tokenizer.chat import ChatTemplate, load_chat_template
+from groundup.tokenizer.chat import ChatTemplate
 
 log = logging.getLogger("groundup.model.directory")
 
-CONFIG_FILE, LINEAGE_FILE, GENERATION_FILE = "config.json", "lineage.json", "generation_config.json"
+LINEAGE_FILE = "lineage.json"
 TOKENIZER_CONFIG_FILE, CARD_FILE, TEMPLATE_FILE = "tokenizer_config.json", "README.md", "chat_template.jinja"
 # A folder with other things in it is somebody's, and is not replaced.
 _OURS = [
@@ -116,7 +123,7 @@ def save_model_directory(
         ModelError: when the tokenizer does not fit, `folder` holds other files, or the weights cannot be rounded.
         DataError: when the disk is full or not writable.
     """
-    _check_vocabulary(tokenizer, model.config, folder)
+    check_vocabulary(tokenizer, model.config, folder)
     check_replaceable(folder)
     temporary = folder.with_name(f".{folder.name}.part")
     try:
@@ -182,73 +189,9 @@ def load_model_directory(
         tokenizer=tokenizer,
         chat_template=template,
         generation=generation,
-        lineage=_read_optional(folder / LINEAGE_FILE),
+        lineage=read_optional(folder / LINEAGE_FILE),
         folder=folder,
     )
-
-
-def directory_companions(
-    folder: Path, config: TransformerConfig
-) -> tuple[Tokenizer, ChatTemplate | None, dict[str, Any]]:
-    """What a model directory holds beside its weights: tokenizer, chat template, generation settings.
-
-    Raises:
-        ModelError: when a file is damaged, or the tokenizer has more ids than the model.
-        TokenizerError: when its tokenizer is not known here.
-    """
-    tokenizer = load_tokenizer(folder, vocab_size=config.vocab_size)
-    _check_vocabulary(tokenizer, config, folder)
-    return tokenizer, load_chat_template(folder), _read_generation(folder / GENERATION_FILE, config)
-
-
-def read_model_config(folder: Path) -> TransformerConfig:
-    """Read the `config.json` of a model directory.
-
-    Raises:
-        ModelError: when there is none, or it does not describe a model known here.
-    """
-    if not folder.is_dir():
-        old = _old(folder)
-        hint = f"; {old} holds the version before an interrupted save: rename it" if old.is_dir() else ""
-        raise ModelError(f"there is no model directory {folder}{hint}")
-    path = folder / CONFIG_FILE
-    values = read_json(path, ModelError)
-    if not isinstance(values, dict):
-        raise ModelError(f"{path} holds a JSON {type(values).__name__}, not an object")
-    try:
-        return from_hf(values, pooling=read_pooling(folder))
-    except ModelError as error:
-        raise ModelError(f"{path}: {error}") from None
-
-
-def _read_optional(path: Path) -> dict[str, Any]:
-    values = read_json(path, ModelError) if path.exists() else {}
-    if not isinstance(values, dict):
-        raise ModelError(f"{path} holds a JSON {type(values).__name__}, not an object")
-    return values
-
-
-def _read_generation(path: Path, config: TransformerConfig) -> dict[str, Any]:
-    values = _read_optional(path)
-    named = values.get("eos_token_id")
-    if named is None:
-        ends = list(config.eos_token_ids())
-        return {**values, "eos_token_id": ends} if ends else values
-    ids = named if isinstance(named, list) else [named]
-    if any(isinstance(id, bool) or not isinstance(id, int) for id in ids):
-        raise ModelError(f"{path}: eos_token_id is {named!r}: it is the id of a token, or a list of them")
-    known = [id for id in ids if 0 <= id < config.vocab_size]
-    if known != ids:
-        log.warning("%s: eos_token_id %r is outside of the %d tokens and was left out", path, named, config.vocab_size)
-    return {**values, "eos_token_id": known}
-
-
-def _check_vocabulary(tokenizer: Tokenizer, config: TransformerConfig, folder: Path) -> None:
-    if tokenizer.vocab_size > config.vocab_size:
-        raise ModelError(
-            f"{folder}: the tokenizer has {tokenizer.vocab_size} ids and the model {config.vocab_size} (vocab_size): "
-            "they do not belong together"
-        )
 
 
 def check_replaceable(folder: Path) -> None:
@@ -301,26 +244,22 @@ def _versions() -> dict[str, str]:
     return {"groundup": groundup.__version__, "torch": torch.__version__, "python": platform.python_version()}
 
 
-def _old(folder: Path) -> Path:
-    return folder.with_name(f".{folder.name}.old")
-
-
 def _recover(folder: Path) -> None:
     """Bring back the directory that a crash in the middle of `_swap` left under its second name."""
-    if _old(folder).exists() and not folder.exists():
-        _old(folder).rename(folder)
-    shutil.rmtree(_old(folder), ignore_errors=True)
+    if old_version(folder).exists() and not folder.exists():
+        old_version(folder).rename(folder)
+    shutil.rmtree(old_version(folder), ignore_errors=True)
 
 
 def _swap(temporary: Path, folder: Path) -> None:
     sync_folder(temporary)
     if folder.exists():
-        folder.rename(_old(folder))
+        folder.rename(old_version(folder))
     try:
         temporary.rename(folder)
     except OSError:
-        if _old(folder).exists():
-            _old(folder).rename(folder)
+        if old_version(folder).exists():
+            old_version(folder).rename(folder)
         raise
     sync_folder(folder.parent)
-    shutil.rmtree(_old(folder), ignore_errors=True)
+    shutil.rmtree(old_version(folder), ignore_errors=True)

@@ -15,7 +15,7 @@ from groundup.core.errors import GroundupError, UsageError
 from groundup.core.files import read_json
 from groundup.core.metrics import read_jsonl
 from groundup.data.shards import TokenShards
-from groundup.model.directory import read_model_config
+from groundup.model.companions import read_model_config
 from groundup.recipes.data_checks import (
     check_checkpoints,
     check_conversation_leak,

@@ -8,15 +8,16 @@ from pathlib import Path
 from groundup.core import console
 from groundup.core.errors import ModelError, UsageError
 from groundup.core.files import check_writable, read_json
+from groundup.model.companions import CONFIG_FILE
 from groundup.model.counts import count_parameters
-from groundup.model.directory import CONFIG_FILE, check_replaceable, save_model_directory
+from groundup.model.directory import LoadedModel, check_replaceable, save_model_directory
 from groundup.model.hf_config import model_type
 from groundup.model.load import read_config
 from groundup.model.ops.integers import IntegerFormat
 from groundup.model.shapes import parameter_shapes
 from groundup.model.sources import locate_model
 from groundup.model.weights.compressed import read_settings
-from groundup.model.weights.files import stored_dtype, unrounded_maps
+from groundup.model.weights.files import is_map, stored_dtype, unrounded_maps
 from groundup.model.weights.gguf_config import config_to_gguf
 from groundup.model.weights.gguf_mix import mix_named
 from groundup.model.weights.gguf_model import save_gguf
@@ -25,16 +26,11 @@ from groundup.recipes.loading import check_not_source, lineage_digest, open_mode
 from groundup.tokenizer.chat import turn_end_id
 
 
-def export_gguf(source: str, out: Path | None, *, type: str) -> Path:
-    """Write a model as one GGUF file.
-
-    Args:
-        source: what `load_model` takes.
-        out: the file; by default beside a model directory, named after it and the type.
-        type: a mix, such as Q4_K_M.
+def check_gguf(source: str, out: Path | None, *, type: str) -> Path:
+    """Refuse what `export_gguf` would, before any weights are read, and say what is rounded twice.
 
     Returns:
-        the path of the file.
+        the path of the file that it writes.
     """
     mix_named(type)
     locate_model(source)
@@ -43,11 +39,28 @@ def export_gguf(source: str, out: Path | None, *, type: str) -> Path:
         raise UsageError(f"--out {path}: a GGUF file ends in .gguf")
     check_not_source(path, source)
     check_writable(path)
-    config_to_gguf(read_config(source))  # refused before the weights are read
+    config_to_gguf(read_config(source))
     _warn_of_rounding_twice(source, type.upper())
-    folder = locate_model(source)
-    # A checkpoint in bfloat16 is quantised from its own numbers, and not held twice as large.
-    loaded = open_model(source, dtype=stored_dtype(folder) if folder.is_dir() else "float32")
+    return path
+
+
+def export_gguf(source: str, out: Path | None, *, type: str, loaded: LoadedModel | None = None) -> Path:
+    """Write a model as one GGUF file.
+
+    Args:
+        source: what `load_model` takes.
+        out: the file; by default beside a model directory, named after it and the type.
+        type: a mix, such as Q4_K_M.
+        loaded: the model, where it is open and everything was checked.
+
+    Returns:
+        the path of the file.
+    """
+    path = check_gguf(source, out, type=type) if loaded is None or out is None else out
+    if loaded is None:
+        folder = locate_model(source)
+        # A checkpoint in bfloat16 is quantised from its own numbers, and not held twice as large.
+        loaded = open_model(source, dtype=stored_dtype(folder) if folder.is_dir() else "float32")
     template = None if loaded.chat_template is None else loaded.chat_template.source
     end = None if loaded.chat_template is None else turn_end_id(loaded.tokenizer, loaded.chat_template)
     count = sum(parameter.numel() for parameter in loaded.model.parameters())
@@ -76,23 +89,15 @@ def export_gguf(source: str, out: Path | None, *, type: str) -> Path:
     return path
 
 
-def export_directory(
-    source: str, out: Path | None, *, dtype: str = "float32", rounded: IntegerFormat | None = None
-) -> Path:
-    """Write a model as a directory in the Hugging Face layout.
-
-    Args:
-        source: what `load_model` takes.
-        out: the directory; needed, but for rounded weights, which by default go beside the model.
-        dtype: of the weights.
-        rounded: the weights of the linear maps are rounded so, and the rest is stored in bfloat16.
+def check_directory(source: str, out: Path | None, *, rounded: IntegerFormat | None = None) -> Path:
+    """Refuse what `export_directory` would, before any weights are read, and say what stays unrounded.
 
     Returns:
-        the path of the directory.
+        the path of the directory that it writes.
     """
     if out is None and rounded is None:
         raise UsageError("--out is needed: the directory to write")
-    folder = out or _default_path(source, f"-{rounded.name}" if rounded is not None else "")
+    folder = out or _default_path(source, "" if rounded is None else f"-{rounded.name}")
     if rounded is not None and folder.suffix == ".gguf":
         raise UsageError(
             f"--out {folder}: {rounded.name} makes a model directory; for a GGUF file choose another --type"
@@ -102,9 +107,43 @@ def export_directory(
     check_writable(folder)
     if rounded is not None:
         config = read_config(source)
-        unrounded_maps(model_type(config), parameter_shapes(config), rounded)  # refused before the weights are read
+        shapes = parameter_shapes(config)
+        left = len([name for name in unrounded_maps(model_type(config), shapes, rounded) if name != "lm_head"])
+        count = len([name for name, shape in shapes.items() if is_map(name, shape)])
+        columns = f"their rows are no multiple of {rounded.group} columns"
+        if left == count:
+            raise ModelError(
+                f"{rounded.name} fits none of the {count} matrices of {source}: {columns}; try int4-g32 or int8"
+            )
+        if left:
+            console.warn(f"{left} of {count} matrices stay in bfloat16: {columns}. int4-g32 rounds more of them")
         _warn_of_rounding_twice(source, rounded.name)
-    loaded = open_model(source, dtype=dtype)
+    return folder
+
+
+def export_directory(
+    source: str,
+    out: Path | None,
+    *,
+    dtype: str = "float32",
+    rounded: IntegerFormat | None = None,
+    loaded: LoadedModel | None = None,
+) -> Path:
+    """Write a model as a directory in the Hugging Face layout.
+
+    Args:
+        source: what `load_model` takes.
+        out: the directory; needed, but for rounded weights, which by default go beside the model.
+        dtype: of the weights.
+        rounded: the weights of the linear maps are rounded so, and the rest is stored in bfloat16.
+        loaded: the model, where it is open and everything was checked.
+
+    Returns:
+        the path of the directory.
+    """
+    folder = check_directory(source, out, rounded=rounded) if loaded is None or out is None else out
+    if loaded is None:
+        loaded = open_model(source, dtype=dtype)
     template = None if loaded.chat_template is None else loaded.chat_template.source
     lineage = {
         "stage": "export" if rounded is None else "quantize",

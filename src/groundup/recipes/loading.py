@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from groundup.core import console
-from groundup.core.errors import UsageError
+from groundup.core.errors import KernelsMissingError, UsageError
 from groundup.core.execution import resolve_device
 from groundup.core.files import read_json, sha256_json
 from groundup.inference.compiled import CacheType, load_compiled, why_not_compiled
@@ -83,9 +83,12 @@ def open_speaker(
             on_compile = stack.enter_context(
                 console.progress_if_slow("compile kernels, once for this machine", "kernels")
             )
-            return load_compiled(
-                path, file=file, dtype=dtype, cache_type=cache_type, on_load=on_load, on_compile=on_compile
-            )
+            try:
+                return load_compiled(
+                    path, file=file, dtype=dtype, cache_type=cache_type, on_load=on_load, on_compile=on_compile
+                )
+            except KernelsMissingError as error:
+                problem = str(error)
     if engine == "compiled" and problem is not None:
         raise UsageError(f"--engine compiled is not possible: {problem}")
     if cache_type not in ("auto", "float32"):

@@ -12,7 +12,7 @@ import torch
 
 from groundup.core import console
 from groundup.core.errors import ModelError, UsageError
-from groundup.core.files import write_json
+from groundup.core.files import check_writable, write_json
 from groundup.data.readers import read_text
 from groundup.evaluate.divergence import Divergence, measure_divergence
 from groundup.inference.compiled import why_not_compiled
@@ -24,7 +24,7 @@ from groundup.model.load import load_model
 from groundup.model.ops.integers import IntegerFormat, integer_format
 from groundup.model.sources import locate_model
 from groundup.model.weights.gguf_mix import mix_named
-from groundup.recipes.export import export_directory, export_gguf
+from groundup.recipes.export import check_directory, check_gguf, export_directory, export_gguf
 from groundup.recipes.loading import check_writes, open_model, open_speaker
 from groundup.tokenizer.base import Tokenizer
 
@@ -83,10 +83,18 @@ def quantize_model(
     rounded = _format(type)
     locate_model(source)
     check_writes(source, True)
+    path = check_gguf(source, out, type=type) if rounded is None else check_directory(source, out, rounded=rounded)
+    if report is not None:
+        check_writable(report)
+        if report.is_dir():
+            raise UsageError(f"--report {report} is a folder: name a file")
     words = _reference_manual() if text is None else read_text(text)
     original = open_model(source)
     ids = _first_ids(original.tokenizer, words, num_tokens, text)
-    path = export_gguf(source, out, type=type) if rounded is None else export_directory(source, out, rounded=rounded)
+    if rounded is None:
+        export_gguf(source, path, type=type, loaded=original)
+    else:
+        export_directory(source, path, rounded=rounded, loaded=original)
     speaker = open_speaker(path)
     with console.progress("compare with the original", len(ids), "tokens") as ticker:
         divergence = measure_divergence(
@@ -119,7 +127,7 @@ def _format(type: str) -> IntegerFormat | None:
         try:
             mix_named(type)
         except ModelError as error:
-            raise ModelError(f"{error}; int8, int4-g32 or int4-g128 make a model directory") from None
+            raise ModelError(f"{error}; int8 or int4-g32 make a model directory") from None
     return rounded
 
 

@@ -69,7 +69,7 @@ class ByteBPE(TokenizerBase):
     ) -> None:
         self.pattern: SplitPattern = split_pattern(pattern)
         self.vocab = dict(vocab)
-        self.merges = [(left, right) for left, right in merges]
+        self.merges: list[tuple[bytes, bytes]] = list(map(tuple, merges))  # type: ignore[arg-type]
         self.unreachable = dict(unreachable or {})
         self.ignores_merges = ignores_merges
         self.normalizes = normalizes

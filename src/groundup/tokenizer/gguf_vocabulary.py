@@ -96,7 +96,10 @@ class _Vocabulary:
 
     def ordinary(self) -> dict[str, int]:
         """The tokens that are none of the special ones, also those that no text becomes."""
-        return {token: id for id, token in enumerate(self.tokens) if token not in self.special}
+        found = dict(zip(self.tokens, range(len(self.tokens)), strict=True))
+        for token in self.special:
+            del found[token]
+        return found
 
 
 def _read_vocabulary(metadata: Mapping[str, Any], model: str) -> _Vocabulary:
@@ -104,8 +107,8 @@ def _read_vocabulary(metadata: Mapping[str, Any], model: str) -> _Vocabulary:
     if not tokens or len(tokens) > LARGEST_ID:
         raise TokenizerError(f"{KEY}tokens has {len(tokens)} tokens: it must be from 1 to {LARGEST_ID}")
     tokens = [token or f"[EMPTY_{id}]" for id, token in enumerate(tokens)]  # as llama.cpp calls them
-    last = {token: id for id, token in enumerate(tokens)}
-    if len(last) < len(tokens):
+    if len(set(tokens)) < len(tokens):
+        last = {token: id for id, token in enumerate(tokens)}
         id, token = next((id, token) for id, token in enumerate(tokens) if last[token] != id)
         raise TokenizerError(f"{KEY}tokens: {token!r} has two ids, {id} and {last[token]}")
     types = [int(TokenType.NORMAL)] * len(tokens)
@@ -115,8 +118,9 @@ def _read_vocabulary(metadata: Mapping[str, Any], model: str) -> _Vocabulary:
     ids = {**_default_roles(model, len(tokens)), **named}
     if model == "bert" and "bos" in named and "cls" not in named:
         ids["cls"] = named["bos"]
-    special = {tokens[id]: id for id, kind in enumerate(types) if kind == TokenType.CONTROL}
-    added = {tokens[id]: id for id, kind in enumerate(types) if kind == TokenType.USER_DEFINED}
+    control, user_defined = int(TokenType.CONTROL), int(TokenType.USER_DEFINED)
+    special = {tokens[id]: id for id, kind in enumerate(types) if kind == control}
+    added = {tokens[id]: id for id, kind in enumerate(types) if kind == user_defined}
     roles: dict[str, str] = {}
     for role, id in ids.items():
         name = tokens[id]
@@ -140,7 +144,9 @@ def _byte_bpe(metadata: Mapping[str, Any], vocabulary: _Vocabulary) -> ByteBPE:
     if pre not in PRE_TOKENIZERS:
         raise TokenizerError(f"{KEY}pre is {pre!r}, which is not known{suggest(pre, tuple(PRE_TOKENIZERS))}")
     known = PRE_TOKENIZERS[pre]
-    ordinary = {name: id for name, id in vocabulary.ordinary().items() if name not in vocabulary.added}
+    ordinary = vocabulary.ordinary()
+    for name in vocabulary.added.keys() & ordinary.keys():
+        del ordinary[name]
     vocab, unreachable = parse_vocab(ordinary, {}, KEY + "tokens")
     prefix, suffix = _around(metadata, vocabulary, adds_bos=known.adds_bos)
     roles = vocabulary.roles

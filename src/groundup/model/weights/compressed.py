@@ -22,6 +22,7 @@ from groundup.model.weights.safetensors_read import StoredTensor, printable
 
 SETTINGS = "quantization_config"
 _METHOD, _PLAIN, _PACKED = "compressed-tensors", "int-quantized", "pack-quantized"
+_MAX_GROUP = 1 << 24
 #: Endings of what a rounded weight consists of.
 WEIGHT, PACKED, SCALE, SHAPE = "weight", "weight_packed", "weight_scale", "weight_shape"
 
@@ -69,6 +70,11 @@ def read_settings(config: Mapping[str, Any]) -> IntegerFormat | None:
     _only(values, "format", _PLAIN, _PACKED)
     if values.get("quantization_status") is not None:
         _only(values, "quantization_status", "compressed")
+    # These change what is computed.
+    _only(values, "kv_cache_scheme", None)
+    for key in ("transform_config", "sparsity_config"):
+        if values.get(key):
+            raise ModelError(f"{SETTINGS}: {key} is not known here")
     groups = values.get("config_groups")
     if not isinstance(groups, dict) or not groups or not all(isinstance(group, dict) for group in groups.values()):
         raise ModelError(f"{SETTINGS} has no config_groups that say how the weights are rounded")
@@ -90,6 +96,8 @@ def _format(weights: Any) -> IntegerFormat:
     group = weights.get("group_size") if weights["strategy"] == "group" else None
     if weights["strategy"] == "group" and (isinstance(group, bool) or not isinstance(group, int) or group < 1):
         raise ModelError(f"{SETTINGS}: group_size is {printable(repr(group))}, not a number of columns")
+    if group is not None and group > _MAX_GROUP:
+        raise ModelError(f"{SETTINGS}: group_size is above {_MAX_GROUP}: no matrix is so wide")
     return IntegerFormat(int(weights["num_bits"]), group)
 
 
@@ -97,7 +105,7 @@ def _only(values: Mapping[str, Any], key: str, *known: Any) -> None:
     value = values.get(key)
     # True is 1 in Python.
     if not any(value == one and isinstance(value, bool) == isinstance(one, bool) for one in known):
-        names = ", ".join(repr(one) for one in known if one is not None)
+        names = ", ".join(repr(one) for one in known if one is not None) or "null"
         raise ModelError(f"{SETTINGS}: {key} = {printable(repr(value))} is not known here (known: {names})")
 
 

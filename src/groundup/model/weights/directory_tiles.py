@@ -32,8 +32,8 @@ Ids = NDArray[np.int64]
 class DirectoryTiles:
     """The weights of a model directory (`groundup.model.weights.tile_source.TileSource`), each read when it is asked for.
 
-    Matrices are kept in bfloat16 where they are stored so, as whole numbers where they are rounded, and in float32
-    otherwise; none of this changes a value.
+    Matrices are kept in bfloat16 where they are stored so, as whole numbers where they are rounded (and lie in the file as
+    they are here), and in float32 otherwise; none of this changes a value.
 
     Args:
         folder: the directory.
@@ -53,7 +53,7 @@ class DirectoryTiles:
     def matrix(self, name: str) -> Tiles:
         """A matrix in tiles."""
         tensor = self._tensor(name)
-        if not isinstance(tensor, StoredTensor):
+        if not isinstance(tensor, StoredTensor) and self._is_whole(name):
             return tiles_from_integers(tensor.integers(), self._arena)
         values = self._numbers(name)
         if values.dtype == np.uint16:
@@ -62,7 +62,7 @@ class DirectoryTiles:
 
     def kinds(self) -> set[int]:
         """The kinds of tile among the matrices."""
-        return {self._kind(self._tensor(name)) for name, shape in self._shapes.items() if len(shape) == 2}
+        return {self._kind(name) for name, shape in self._shapes.items() if len(shape) == 2}
 
     def vector(self, name: str) -> Floats | None:
         """A vector in float32, or None where the model has none of that name."""
@@ -80,8 +80,14 @@ class DirectoryTiles:
     def _tensor(self, name: str) -> Stored:
         return self._stored.tensors[self._stored.slots[name].theirs]
 
-    def _kind(self, tensor: Stored) -> int:
-        if not isinstance(tensor, StoredTensor):
+    def _is_whole(self, name: str) -> bool:
+        """Whether a matrix of ours is theirs as it is: rounded codes are not taken apart or turned round."""
+        slot = self._stored.slots[name]
+        return slot.parts == 1 and not slot.transposed
+
+    def _kind(self, name: str) -> int:
+        tensor = self._tensor(name)
+        if not isinstance(tensor, StoredTensor) and self._is_whole(name):
             return kind_of_integers(tensor.format)
         return BF16 if tensor.dtype_name == "BF16" or self._narrows else F32
 

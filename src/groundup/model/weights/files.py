@@ -141,12 +141,13 @@ def unrounded_maps(kind: str, shapes: Mapping[str, tuple[int, ...]], rounded: In
     left = [
         slot.theirs.removesuffix(".weight")
         for name, slot in where.items()
-        if _is_map(name, shapes[name]) and not rounded.fits(shapes[name][1])
+        if is_map(name, shapes[name]) and not rounded.fits(shapes[name][1])
     ]
     return ["lm_head", *left] if kind in TABLES else left
 
 
-def _is_map(name: str, shape: tuple[int, ...]) -> bool:
+def is_map(name: str, shape: tuple[int, ...]) -> bool:
+    """Whether one of our tensors is the matrix of a linear map in a layer, of those that can be rounded."""
     return name.startswith("layers.") and name.endswith(".weight") and len(shape) == 2
 
 
@@ -162,7 +163,7 @@ def _outgoing(kind: str, state: Mapping[str, Tensor], rounded: IntegerFormat | N
         dtype = reduce(torch.promote_types, (member.dtype for member in own.values()))  # as fusing them does
         if dtype not in _DTYPE_NAMES:
             raise ModelError(f"{name} is of {dtype}, which is not stored here (known: {', '.join(DTYPES)})")
-        if rounded is not None and _is_map(name, tuple(tensor.shape)) and theirs.removesuffix(".weight") not in left:
+        if rounded is not None and is_map(name, tuple(tensor.shape)) and theirs.removesuffix(".weight") not in left:
             found += _rounded(theirs.removesuffix(".weight"), name, tensor, rounded)
             continue
         kept = torch.bfloat16 if rounded is not None and dtype.is_floating_point else dtype
