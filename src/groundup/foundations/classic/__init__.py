@@ -1,0 +1,1 @@
+"""Models from before deep learning, each with what language models took from it."""
