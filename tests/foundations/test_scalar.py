@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import sys
 import xml.etree.ElementTree as ET
+from pathlib import Path
 from random import Random
 
 import pytest
@@ -129,6 +130,14 @@ def test_the_drawing_holds_every_number_once() -> None:
     boxes = [(float(r.attrib["x"]), float(r.attrib["y"])) for r in root.findall("s:rect", space)[1:]]
     assert len(set(boxes)) == len(boxes), "no two numbers on one place"
     assert max(x for x, _ in boxes) + 132 <= float(root.attrib["width"])
+
+
+def test_the_drawing_in_the_docs_is_what_is_drawn() -> None:
+    a, b, c = Value(2.0, label="a"), Value(-3.0, label="b"), Value(10.0, label="c")
+    result = (a * b + c).tanh() * a
+    result.backward()
+    page = Path(__file__).parents[2] / "docs" / "concepts" / "autograd.svg"
+    assert page.read_text(encoding="utf-8") == draw_graph(result) + "\n"
 
 
 def test_a_graph_that_is_too_large_to_draw_is_refused() -> None:

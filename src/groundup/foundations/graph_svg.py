@@ -7,7 +7,7 @@ from html import escape
 from groundup.core.errors import UsageError
 from groundup.foundations.scalar import Value
 
-_WIDTH, _HEIGHT, _GAP_X, _GAP_Y, _MARGIN = 132, 44, 46, 14, 12
+_WIDTH, _HEIGHT, _GAP_X, _GAP_Y, _MARGIN, _LANE = 132, 44, 46, 14, 12, 10
 #: More nodes than this are no drawing any more.
 MAX_NODES = 400
 
@@ -51,7 +51,11 @@ def draw_graph(result: Value) -> str:
         for row, value in enumerate(values)
     }
     width = 2 * _MARGIN + len(columns) * (_WIDTH + _GAP_X) - _GAP_X
-    height = 2 * _MARGIN + tallest * (_HEIGHT + _GAP_Y) - _GAP_Y
+    bottom = _MARGIN + tallest * (_HEIGHT + _GAP_Y) - _GAP_Y
+    # Lines that pass over a column would run behind its boxes: each gets a lane below all of them.
+    distant = [(value, parent) for value in order for parent in value.parents if column[value] - column[parent] > 1]
+    lanes = {pair: bottom + _LANE * (place + 1) for place, pair in enumerate(dict.fromkeys(distant))}
+    height = bottom + _LANE * len(lanes) + _MARGIN
     lines = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" '
         'font-family="sans-serif" font-size="12" role="img">',
@@ -63,10 +67,15 @@ def draw_graph(result: Value) -> str:
         for parent in value.parents:
             from_x, from_y = place[parent][0] + _WIDTH, place[parent][1] + _HEIGHT / 2
             to_y, bend = y + _HEIGHT / 2, (x - from_x) / 2
-            lines.append(
-                f'<path d="M{from_x:.1f} {from_y:.1f} C{from_x + bend:.1f} {from_y:.1f} {x - bend:.1f} {to_y:.1f} '
-                f'{x:.1f} {to_y:.1f}" fill="none" stroke="#888"/>'
-            )
+            if (value, parent) in lanes:
+                lane, half = lanes[value, parent], _GAP_X / 2
+                line = (
+                    f"C{from_x + half:.1f} {from_y:.1f} {from_x:.1f} {lane:.1f} {from_x + half:.1f} {lane:.1f} "
+                    f"L{x - half:.1f} {lane:.1f} C{x:.1f} {lane:.1f} {x - half:.1f} {to_y:.1f} {x:.1f} {to_y:.1f}"
+                )
+            else:
+                line = f"C{from_x + bend:.1f} {from_y:.1f} {x - bend:.1f} {to_y:.1f} {x:.1f} {to_y:.1f}"
+            lines.append(f'<path d="M{from_x:.1f} {from_y:.1f} {line}" fill="none" stroke="#888"/>')
     for value in order:
         x, y = place[value]
         fill = "#eef4ff" if value.parents else "#fff6e5"
