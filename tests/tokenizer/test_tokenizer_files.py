@@ -307,7 +307,7 @@ def edit(path: str, value: Any) -> Callable[[Any], None]:
 WRONG = [
     ("model", ..., r"must be a JSON object with a 'model'"),
     ("model", [], r"must be a JSON object with a 'model'"),
-    ("model.type", "Unigram", r"the model is of type 'Unigram'; BPE, WordPiece and our character files can be read"),
+    ("model.type", "Trigram", r"the model is of type 'Trigram'; BPE, WordPiece, Unigram and WordLevel can be read"),
     ("model.type", "WordPiece", r"WordPiece is read with BertNormalizer and BertPreTokenizer, not with of type None"),
     ("model.type", ["BPE"], r"type \['BPE'\]"),
     ("model.byte_fallback", True, r"byte_fallback = True"),

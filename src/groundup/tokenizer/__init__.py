@@ -1,4 +1,4 @@
-"""Text to ids and back: byte-level and SentencePiece BPE, WordPiece, characters; chat templates are in `chat`."""
+"""Text to ids and back: byte-level and SentencePiece BPE, Unigram, WordPiece, words, characters; chat is in `chat`."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ from groundup.tokenizer.characters import CharTokenizer
 from groundup.tokenizer.load import load_tokenizer
 from groundup.tokenizer.sentencepiece_bpe import SentencePieceBPE
 from groundup.tokenizer.train import train_bpe
+from groundup.tokenizer.train_schools import train_sentencepiece, train_unigram, train_word_level, train_wordpiece
+from groundup.tokenizer.unigram import Unigram
+from groundup.tokenizer.word_level import WordLevel
 from groundup.tokenizer.wordpiece import WordPiece
 
 _pairs.register_all()
@@ -20,7 +23,13 @@ __all__ = [
     "SentencePieceBPE",
     "StreamDecoder",
     "Tokenizer",
+    "Unigram",
+    "WordLevel",
     "WordPiece",
     "load_tokenizer",
     "train_bpe",
+    "train_sentencepiece",
+    "train_unigram",
+    "train_word_level",
+    "train_wordpiece",
 ]

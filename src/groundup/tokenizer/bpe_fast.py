@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import pairwise
 
 from groundup.tokenizer.bpe_reference import MergeTable
@@ -21,13 +21,17 @@ _COMPLEMENT = bytes(255 - byte for byte in range(256))
 _HEAP_LENGTH = 48
 
 
-class _Row:
-    """All distinct words in one row: tokens, neighbours, weights, and where each pair stands."""
+class Row:
+    """All distinct words in one row: tokens, neighbours, weights, and where each pair stands.
 
-    def __init__(self, words: Mapping[bytes, int]) -> None:
+    Args:
+        words: the ids of each word (of bytes or of characters) and how often it occurs.
+    """
+
+    def __init__(self, words: Iterable[tuple[Sequence[int], int]]) -> None:
         self.tokens: list[int] = [_NOTHING]
         self.weights: list[int] = [0]
-        for word, count in words.items():
+        for word, count in words:
             self.tokens.extend(word)
             self.tokens.append(_NOTHING)
             self.weights.extend([count] * (len(word) + 1))
@@ -41,12 +45,13 @@ class _Row:
                 self.counts[left, right] += self.weights[place]
                 self.places[left, right].append(place)
 
-    def merge(self, pair: tuple[int, int], new: int) -> set[tuple[int, int]]:
-        """Replace `pair` by `new` wherever it stands; return the pairs that came into being."""
+    def merge(self, pair: tuple[int, int], new: int) -> tuple[set[tuple[int, int]], int]:
+        """Replace `pair` by `new` wherever it stands; return the pairs that came into being, and how often it stood."""
         tokens, following, previous = self.tokens, self.next, self.previous
         weights, counts, places = self.weights, self.counts, self.places
         left, right = pair
         created: set[tuple[int, int]] = set()
+        joined = 0
         # Ascending, because in a run such as `aaaa` the leftmost two are merged first. A place can be out of date
         # when an earlier merge took one of the two tokens: a token at a place only ever grows, so it is then
         # different for good and the place is passed over.
@@ -55,6 +60,7 @@ class _Row:
             if tokens[place] != left or tokens[second] != right:
                 continue
             weight = weights[place]
+            joined += weight
             before, after = previous[place], following[second]
             tokens[place], tokens[second] = new, _NOTHING
             following[place], previous[after] = after, place
@@ -71,7 +77,7 @@ class _Row:
                 places[added].append(place)
                 created.add(added)
         del counts[pair]
-        return created
+        return created, joined
 
 
 def train_merges(
@@ -88,7 +94,7 @@ def train_merges(
     Returns:
         The merges in the order in which they were learned.
     """
-    row = _Row(words)
+    row = Row(words.items())
     content = [bytes([byte]) for byte in range(256)]
     keys = [_descending(token) for token in content]
 
@@ -110,7 +116,7 @@ def train_merges(
         merges.append((left, right))
         content.append(left + right)
         keys.append(_descending(left + right))
-        for created in row.merge(pair, len(content) - 1):
+        for created in row.merge(pair, len(content) - 1)[0]:
             heapq.heappush(heap, entry(created))
         if on_progress is not None and len(merges) % 64 == 0:
             on_progress(len(merges), num_merges)

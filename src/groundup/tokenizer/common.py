@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -168,4 +168,32 @@ def bytes_by_id(vocab: Mapping[bytes, int], unreachable: Mapping[str, int], adde
         by_id[id] = name.encode("utf-8")
     if min(by_id, default=0) < 0:
         raise TokenizerError(f"the token {by_id[min(by_id)]!r} has the negative id {min(by_id)}")
+    return by_id
+
+
+def word_bytes(vocab: Mapping[str, int], added: AddedTokens, shown: Callable[[str, bool], str]) -> dict[int, bytes]:
+    """Return the bytes of every token of a tokenizer whose tokens are words or parts of words.
+
+    Args:
+        vocab: text of each ordinary token and its id.
+        added: the tokens that are matched whole.
+        shown: (text of a token, whether it is an added one) -> what stands in a text for it.
+
+    Raises:
+        TokenizerError: when two tokens share an id, an id is negative, or a token is no text.
+    """
+    by_id: dict[int, bytes] = {}
+    names: dict[int, str] = {}
+    for name, id in [*vocab.items(), *added.ids.items()]:
+        if id in names:
+            raise TokenizerError(f"the tokens {names[id]!r} and {name!r} share the id {id}")
+        if id < 0:
+            raise TokenizerError(f"the token {name!r} has the negative id {id}")
+        if name in vocab and name in added.ids:
+            raise TokenizerError(f"the special token {name!r} is an ordinary token too: choose another name")
+        names[id] = name
+        try:
+            by_id[id] = shown(name, name in added.ids).encode("utf-8")
+        except UnicodeEncodeError:
+            raise TokenizerError(f"the token {name!r} (id {id}) holds a surrogate: this is no text") from None
     return by_id

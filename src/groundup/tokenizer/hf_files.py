@@ -11,10 +11,13 @@ from groundup.core.files import write_json
 from groundup.tokenizer.byte_level import to_bytes, to_characters
 
 if TYPE_CHECKING:
+    from groundup.tokenizer.blanks import BlankFirst
     from groundup.tokenizer.bpe import ByteBPE
     from groundup.tokenizer.characters import CharTokenizer
     from groundup.tokenizer.common import TokenizerBase
     from groundup.tokenizer.sentencepiece_bpe import SentencePieceBPE
+    from groundup.tokenizer.unigram import Unigram
+    from groundup.tokenizer.word_level import WordLevel
     from groundup.tokenizer.wordpiece import WordPiece
 
 ANY_CHARACTER = r"[\s\S]"
@@ -62,23 +65,7 @@ def byte_bpe_to_json(tokenizer: ByteBPE) -> dict[str, Any]:
 
 def sentencepiece_to_json(tokenizer: SentencePieceBPE) -> dict[str, Any]:
     """Return the content of `tokenizer.json` for a SentencePiece BPE tokenizer."""
-    replace = {"type": "Replace", "pattern": {"String": " "}, "content": BLANK}
-    normalizer: dict[str, Any] | None = replace
-    pre_tokenizer: dict[str, Any] | None = None
-    if tokenizer.blank_first == "prepend":
-        normalizer = _sequence("normalizers", [{"type": "Prepend", "prepend": BLANK}, replace])
-    elif tokenizer.blank_first != "never" or tokenizer.splits_at_blanks:
-        normalizer = None
-        pre_tokenizer = {
-            "type": "Metaspace",
-            "replacement": BLANK,
-            "prepend_scheme": tokenizer.blank_first,
-            "split": tokenizer.splits_at_blanks,
-        }
-    back: dict[str, Any] = {"type": "Replace", "pattern": {"String": BLANK}, "content": " "}
-    steps: list[dict[str, Any]] = [back, {"type": "ByteFallback"}, {"type": "Fuse"}]
-    if tokenizer.strips_first_blank:
-        steps.append({"type": "Strip", "content": " ", "start": 1, "stop": 0})
+    normalizer, pre_tokenizer = _blank_steps(tokenizer.blank_first, tokenizer.splits_at_blanks)
     return _document(
         tokenizer,
         {
@@ -89,10 +76,76 @@ def sentencepiece_to_json(tokenizer: SentencePieceBPE) -> dict[str, Any]:
             "vocab": _by_id({**tokenizer.vocab, **tokenizer.special_tokens, **tokenizer.added_tokens}),
             "merges": [[left, right] for left, right in tokenizer.merges],
         },
-        normalizer=normalizer,
+        normalizer=None if not normalizer else normalizer[0] if len(normalizer) == 1 else _normalizers(normalizer),
         pre_tokenizer=pre_tokenizer,
-        decoder=_sequence("decoders", steps),
+        decoder=_blank_decoder(tokenizer.strips_first_blank),
     )
+
+
+def unigram_to_json(tokenizer: Unigram) -> dict[str, Any]:
+    """Return the content of `tokenizer.json` for a Unigram tokenizer.
+
+    Raises:
+        TokenizerError: when ids are missing: a token's id is its place in a list.
+    """
+    scores = {**tokenizer.scores, **tokenizer.special_scores}
+    ids = _by_id({**tokenizer.vocab, **tokenizer.special_tokens, **tokenizer.added_tokens})
+    missing = next((place for place, id in enumerate(ids.values()) if place != id), None)
+    if missing is not None:
+        raise TokenizerError(f"no token has the id {missing}: a Unigram file has a token for each id from 0 on")
+    blanks, pre_tokenizer = _blank_steps(tokenizer.blank_first, tokenizer.splits_at_blanks)
+    if tokenizer.splits_at_whitespace:
+        pre_tokenizer = _sequence("pretokenizers", [{"type": "WhitespaceSplit"}, pre_tokenizer or {}])
+    steps = [*tokenizer.normalizer.steps, *blanks]
+    return _document(
+        tokenizer,
+        {
+            "type": "Unigram",
+            "unk_id": tokenizer.unknown_id,
+            "byte_fallback": tokenizer.falls_back_to_bytes,
+            "vocab": [[token, scores.get(token, 0.0)] for token in ids],
+        },
+        normalizer=_normalizers(steps) if steps else None,
+        pre_tokenizer=pre_tokenizer,
+        decoder=_blank_decoder(tokenizer.strips_first_blank),
+    )
+
+
+def word_level_to_json(tokenizer: WordLevel) -> dict[str, Any]:
+    """Return the content of `tokenizer.json` for a word-level tokenizer."""
+    return _document(
+        tokenizer,
+        {
+            "type": "WordLevel",
+            "vocab": _by_id({**tokenizer.vocab, **tokenizer.special_tokens, **tokenizer.added_tokens}),
+            "unk_token": tokenizer.roles["unk"],
+        },
+        pre_tokenizer={"type": tokenizer.rule},
+        decoder=None,
+    )
+
+
+def _blank_steps(blank_first: BlankFirst, splits: bool) -> tuple[list[dict[str, Any]], dict[str, Any] | None]:
+    """The normalizer's steps and the pre-tokenizer that turn blanks into U+2581 and cut there."""
+    replace = {"type": "Replace", "pattern": {"String": " "}, "content": BLANK}
+    prepend = {"type": "Prepend", "prepend": BLANK}
+    scheme = "never" if blank_first == "prepend" else blank_first
+    metaspace = {"type": "Metaspace", "replacement": BLANK, "prepend_scheme": scheme, "split": splits}
+    if blank_first == "prepend":
+        return [prepend, replace], metaspace if splits else None
+    return ([], metaspace) if blank_first != "never" or splits else ([replace], None)
+
+
+def _blank_decoder(strips_first_blank: bool) -> dict[str, Any]:
+    back: dict[str, Any] = {"type": "Replace", "pattern": {"String": BLANK}, "content": " "}
+    steps: list[dict[str, Any]] = [back, {"type": "ByteFallback"}, {"type": "Fuse"}]
+    if strips_first_blank:
+        steps.append({"type": "Strip", "content": " ", "start": 1, "stop": 0})
+    return _sequence("decoders", steps)
+
+
+def _normalizers(steps: list[dict[str, Any]]) -> dict[str, Any]:
+    return _sequence("normalizers", steps)
 
 
 def wordpiece_to_json(tokenizer: WordPiece) -> dict[str, Any]:
@@ -160,7 +213,7 @@ def _document(
     tokenizer: TokenizerBase,
     model: dict[str, Any],
     *,
-    decoder: dict[str, Any],
+    decoder: dict[str, Any] | None,
     normalizer: dict[str, Any] | None = None,
     pre_tokenizer: dict[str, Any] | None = None,
 ) -> dict[str, Any]:

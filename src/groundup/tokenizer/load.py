@@ -15,7 +15,7 @@ from groundup.tokenizer.base import Tokenizer
 from groundup.tokenizer.bert_text import BertNormalization
 from groundup.tokenizer.bpe import ByteBPE
 from groundup.tokenizer.characters import UNKNOWN, CharTokenizer
-from groundup.tokenizer.hf_files import ANY_CHARACTER, BLANK
+from groundup.tokenizer.hf_files import ANY_CHARACTER
 from groundup.tokenizer.hf_parse import (
     Config,
     check_id,
@@ -28,8 +28,10 @@ from groundup.tokenizer.hf_parse import (
     read_around,
     read_config,
 )
+from groundup.tokenizer.load_parts import check_sentencepiece_decoder, kind_of, read_blanks, steps_of
+from groundup.tokenizer.load_schools import read_unigram, read_word_level
 from groundup.tokenizer.pre_tokenizers import COVERING, GPT2
-from groundup.tokenizer.sentencepiece_bpe import BlankFirst, SentencePieceBPE
+from groundup.tokenizer.sentencepiece_bpe import SentencePieceBPE
 from groundup.tokenizer.wordpiece import WordPiece
 
 log = logging.getLogger("groundup.tokenizer")
@@ -41,8 +43,8 @@ def load_tokenizer(folder: Path, *, vocab_size: int | None = None) -> Tokenizer:
     """Read `tokenizer.json` (and `tokenizer_config.json` where it is there) from a model directory.
 
     Besides our own files this reads those of the Hugging Face hub that hold byte-level BPE (GPT-2, Llama 3, Qwen,
-    SmolLM), SentencePiece BPE (Llama 2, Mistral, Phi-3, Gemma) or WordPiece (BERT), and a folder with BERT's
-    `vocab.txt` alone. What a model expects around a text is known afterwards (`prefix_ids`, `suffix_ids`) and never
+    SmolLM), SentencePiece BPE (Llama 2, Mistral, Phi-3, Gemma), WordPiece (BERT), Unigram (T5, ALBERT, XLNet) or words,
+    and a folder with BERT's `vocab.txt` alone. What a model expects around a text is known afterwards (`prefix_ids`, `suffix_ids`) and never
     added by `encode`.
 
     Args:
@@ -68,16 +70,22 @@ def load_tokenizer(folder: Path, *, vocab_size: int | None = None) -> Tokenizer:
     kind = data["model"].get("type", "BPE" if "merges" in data["model"] else None)
     try:
         if kind == "BPE":
-            is_byte_level = "ByteLevel" in (_kind(data.get("decoder")), *map(_kind, _steps(data.get("pre_tokenizer"))))
+            is_byte_level = "ByteLevel" in (
+                kind_of(data.get("decoder")),
+                *map(kind_of, steps_of(data.get("pre_tokenizer"))),
+            )
             return (_read_byte_bpe if is_byte_level else _read_sentencepiece)(data, config, str(path))
         if kind == "WordPiece":
             return _read_wordpiece(data, config, str(path))
+        if kind == "Unigram":
+            return read_unigram(data, config, str(path))
         if kind == "WordLevel":
-            return _read_characters(data, config, str(path))
+            are_characters = _pattern_of(data.get("pre_tokenizer")) == {"Regex": ANY_CHARACTER}
+            return (_read_characters if are_characters else read_word_level)(data, config, str(path))
     except TokenizerError as error:
         text = str(error)
         raise (error if text.startswith(str(path)) else TokenizerError(f"{path}: {text}")) from None
-    raise TokenizerError(f"{path}: the model is of type {kind!r}; BPE, WordPiece and our character files can be read")
+    raise TokenizerError(f"{path}: the model is of type {kind!r}; BPE, WordPiece, Unigram and WordLevel can be read")
 
 
 def _within(data: dict[str, Any], config: Config, vocab_size: int, where: str) -> tuple[dict[str, Any], Config]:
@@ -93,6 +101,10 @@ def _within(data: dict[str, Any], config: Config, vocab_size: int, where: str) -
     shown = ", ".join(list(beyond)[:5]) + (", ..." if len(beyond) > 5 else "")
     log.warning("%s: %s lie beyond the %d ids of the model and were left out", where, shown, vocab_size)
     model = dict(data["model"])
+    if isinstance(model.get("vocab"), list):
+        model["vocab"] = [
+            entry for entry in model["vocab"] if not (isinstance(entry, list) and entry[:1] and entry[0] in beyond)
+        ]
     if isinstance(model.get("vocab"), dict):
         model["vocab"] = {name: id for name, id in model["vocab"].items() if name not in beyond}
     kept = [
@@ -120,7 +132,7 @@ def _read_byte_bpe(data: dict[str, Any], config: Config, where: str) -> ByteBPE:
             raise TokenizerError(f"{where}: the BPE model has {key} = {model[key]!r}, which byte-level BPE has not")
     added = read_added(data.get("added_tokens"), where)
     decoder = data.get("decoder")
-    if _kind(decoder) != "ByteLevel":
+    if kind_of(decoder) != "ByteLevel":
         raise TokenizerError(f"{where}: the decoder is {describe(decoder)}, not ByteLevel: this is not byte-level BPE")
     prefix, suffix = read_around(data.get("post_processor"), config, added.ids, where)
     roles = config.known_roles(("bos", "eos", "pad"), added.ids)
@@ -151,8 +163,8 @@ def _read_sentencepiece(data: dict[str, Any], config: Config, where: str) -> Sen
     if not model.get("fuse_unk") and not model.get("byte_fallback"):
         raise TokenizerError(f"{where}: fuse_unk is off: unknown characters in a row are one unknown token here")
     added = read_added(data.get("added_tokens"), where)
-    blank_first, splits = _read_blanks(data, where)
-    _check_sentencepiece_decoder(data.get("decoder"), blank_first != "never", where)
+    blank_first, splits = read_blanks(data, where)
+    check_sentencepiece_decoder(data.get("decoder"), blank_first != "never", where)
     prefix, suffix = read_around(data.get("post_processor"), config, added.ids, where)
     words = parse_words(model.get("vocab"), added.ids, where)
     unk = model.get("unk_token")
@@ -173,48 +185,13 @@ def _read_sentencepiece(data: dict[str, Any], config: Config, where: str) -> Sen
     )
 
 
-def _read_blanks(data: dict[str, Any], where: str) -> tuple[BlankFirst, bool]:
-    """Return where a blank is put before a text, and whether no token may reach over one."""
-    normalizer, pre = data.get("normalizer"), data.get("pre_tokenizer")
-    steps = _steps(normalizer, "normalizers")
-    prepends = [step for step in steps if _kind(step) == "Prepend" and step.get("prepend") == BLANK]
-    replaces = [step for step in steps if step == _replace(" ", BLANK)]
-    if len(prepends) + len(replaces) != len(steps) or len(prepends) > 1:
-        raise TokenizerError(f"{where}: the normalizer {[*map(_kind, steps)]} cannot be read: Prepend and Replace can")
-    # Gemma splits at blanks after replacing them all, which does nothing.
-    if pre is None or (_kind(pre) == "Split" and pre.get("pattern") == {"String": " "} and replaces):
-        if not replaces:
-            raise TokenizerError(f"{where}: nothing turns blanks into {BLANK!r}: this is no SentencePiece tokenizer")
-        return ("prepend" if prepends else "never"), False
-    if _kind(pre) == "Metaspace" and pre.get("replacement", BLANK) == BLANK and not prepends:
-        legacy = "always" if pre.get("add_prefix_space", True) else "never"
-        scheme = pre.get("prepend_scheme", legacy)
-        if scheme in ("always", "first", "never"):
-            return scheme, bool(pre.get("split", True))
-    raise TokenizerError(
-        f"{where}: the pre-tokenizer {describe(pre)} is not one that can be read: "
-        "byte-level BPE has ByteLevel, SentencePiece BPE has none or Metaspace"
-    )
-
-
-def _check_sentencepiece_decoder(decoder: Any, strips: bool, where: str) -> None:
-    steps = _steps(decoder, "decoders")
-    expected: list[dict[str, Any]] = [_replace(BLANK, " "), {"type": "ByteFallback"}, {"type": "Fuse"}]
-    if strips:
-        expected.append({"type": "Strip", "content": " ", "start": 1, "stop": 0})
-    needed = [step for step in steps if _kind(step) not in ("ByteFallback", "Fuse")]
-    if [_kind(step) for step in steps] == ["Metaspace"] or needed == [expected[0], *expected[3:]]:
-        return
-    raise TokenizerError(
-        f"{where}: the decoder {[*map(_kind, steps)]} cannot be read: "
-        f"SentencePiece BPE has {', '.join(step['type'] for step in expected)}"
-    )
-
-
 def _read_wordpiece(data: dict[str, Any], config: Config, where: str) -> WordPiece:
     model, normalizer, pre = data["model"], data.get("normalizer"), data.get("pre_tokenizer")
     added = read_added(data.get("added_tokens"), where)
-    if not isinstance(normalizer, dict) or (_kind(normalizer), _kind(pre)) != ("BertNormalizer", "BertPreTokenizer"):
+    if not isinstance(normalizer, dict) or (kind_of(normalizer), kind_of(pre)) != (
+        "BertNormalizer",
+        "BertPreTokenizer",
+    ):
         raise TokenizerError(
             f"{where}: WordPiece is read with BertNormalizer and BertPreTokenizer, "
             f"not with {describe(normalizer)} and {describe(pre)}"
@@ -265,10 +242,16 @@ def _read_vocab_txt(path: Path, config: Config) -> WordPiece:
     )
 
 
+def _pattern_of(pre: Any) -> Any:
+    return pre.get("pattern") if isinstance(pre, dict) else None
+
+
 def _read_characters(data: dict[str, Any], config: Config, where: str) -> CharTokenizer:
-    model, pre = data["model"], data.get("pre_tokenizer")
-    if not isinstance(pre, dict) or pre.get("pattern") != {"Regex": ANY_CHARACTER} or data.get("normalizer"):
-        raise TokenizerError(f"{where}: a WordLevel model is read only where its words are single characters")
+    model = data["model"]
+    if data.get("normalizer"):
+        raise TokenizerError(
+            f"{where}: a character tokenizer has no normalizer; this one has {describe(data['normalizer'])}"
+        )
     added = read_added(data.get("added_tokens"), where)
     special, vocab = added.special, model.get("vocab")
     if not isinstance(vocab, dict):
@@ -297,8 +280,8 @@ def _read_characters(data: dict[str, Any], config: Config, where: str) -> CharTo
 
 def _read_pattern(pre: Any, where: str) -> list[str]:
     """Return the regular expressions that cut a text, one after the other."""
-    steps = _steps(pre)
-    kinds = [_kind(step) for step in steps]
+    steps = steps_of(pre)
+    kinds = [kind_of(step) for step in steps]
     sources = [_split_source(step) for step in steps[:-1]]
     if not steps or kinds[-1] != "ByteLevel" or None in sources:
         raise TokenizerError(
@@ -336,19 +319,3 @@ def _reads_nfc(normalizer: Any, where: str) -> bool:
     if isinstance(normalizer, dict) and normalizer.get("type") == "NFC":
         return True
     raise TokenizerError(f"{where}: the normalizer {describe(normalizer)} cannot be read; none and NFC can")
-
-
-def _steps(part: Any, key: str = "pretokenizers") -> list[dict[str, Any]]:
-    """Return the steps of a part that may be a sequence; what is no object becomes an empty one."""
-    if part is None:
-        return []
-    found = part.get(key) if isinstance(part, dict) and part.get("type") == "Sequence" else [part]
-    return [step if isinstance(step, dict) else {} for step in found] if isinstance(found, list) else []
-
-
-def _kind(part: Any) -> Any:
-    return part.get("type") if isinstance(part, dict) else None
-
-
-def _replace(pattern: str, content: str) -> dict[str, Any]:
-    return {"type": "Replace", "pattern": {"String": pattern}, "content": content}

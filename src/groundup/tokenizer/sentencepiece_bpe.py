@@ -8,25 +8,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import islice
-from typing import Any, Literal
+from typing import Any
 
 import regex
 
 from groundup.core.errors import TokenizerError
 from groundup.tokenizer import hf_files
 from groundup.tokenizer.added_tokens import AddedTokens, Side
+from groundup.tokenizer.blanks import BlankFirst, mark_blanks
 from groundup.tokenizer.bpe_fast import merge_tokens
 from groundup.tokenizer.common import TokenizerBase, remember
 from groundup.tokenizer.hf_files import BLANK
-
-#: Whether a blank is put before a text: `prepend` before each stretch between special tokens (SentencePiece,
-#: Llama 2); `always` and `first` (Metaspace) only where there is none yet, and `first` only at the very beginning.
-BlankFirst = Literal["prepend", "always", "first", "never"]
 
 # Gemma's longest run of blanks has 31; a hostile file could make every cut of one long token be looked at.
 _LONGEST_PIECE = 1024
 
 _BYTE_TOKEN = regex.compile(r"<0x([0-9A-F]{2})>")
+#: The tokens of single bytes, as SentencePiece writes them.
+BYTE_TOKENS = tuple(f"<0x{byte:02X}>" for byte in range(256))
 
 
 class SentencePieceBPE(TokenizerBase):
@@ -81,7 +80,7 @@ class SentencePieceBPE(TokenizerBase):
         added = AddedTokens(special_tokens or {}, added_tokens or {}, strips or {})
         byte_tokens = {token: match for token in self.vocab if (match := _BYTE_TOKEN.fullmatch(token))}
         self._byte_ids = {int(match[1], 16): self.vocab[token] for token, match in byte_tokens.items()}
-        token_bytes = _bytes_by_id(self.vocab, added, falls_back_to_bytes)
+        token_bytes = sentencepiece_bytes(self.vocab, added, falls_back_to_bytes)
         super().__init__(added, token_bytes, roles=roles or {}, prefix=prefix, suffix=suffix)
         self._unk_id = self.role_id("unk")
         missing = [byte for byte in range(256) if byte not in self._byte_ids] if falls_back_to_bytes else [0]
@@ -109,9 +108,7 @@ class SentencePieceBPE(TokenizerBase):
         return hf_files.sentencepiece_to_json(self)
 
     def _encode_ordinary(self, text: str, after: int | None) -> list[int]:
-        text = text.replace(" ", BLANK)
-        if self._puts_blank_before(text, after):
-            text = BLANK + text
+        text = mark_blanks(text, self.blank_first, after, self.added.known_ids)
         cache = self._cache
         ids: list[int] = []
         for piece in self._pieces(text):
@@ -121,13 +118,6 @@ class SentencePieceBPE(TokenizerBase):
                 remember(cache, piece, known)
             ids.extend(known)
         return self._fuse_unknown(ids) if self._has_unknown else ids
-
-    def _puts_blank_before(self, text: str, after: int | None) -> bool:
-        if self.blank_first == "never" or (after is not None and after not in self.added.known_ids):
-            return False
-        if self.blank_first == "prepend":
-            return True
-        return not text.startswith(BLANK) and (after is None or self.blank_first == "always")
 
     def _pieces(self, text: str) -> list[str]:
         joins = self._joins
@@ -198,7 +188,12 @@ def merges_from_scores(vocab: Mapping[str, int], scores: Mapping[str, float]) ->
     return [(left, right) for *_, left, right in found]
 
 
-def _bytes_by_id(vocab: Mapping[str, int], added: AddedTokens, has_bytes: bool) -> dict[int, bytes]:
+def sentencepiece_bytes(vocab: Mapping[str, int], added: AddedTokens, has_bytes: bool) -> dict[int, bytes]:
+    """Return the bytes of every token, U+2581 as a blank and, where bytes have tokens, `<0x0A>` as that byte.
+
+    Raises:
+        TokenizerError: when two tokens share an id, an id is negative, or a token is no text.
+    """
     by_id: dict[int, str] = {}
     for name, id in [*vocab.items(), *added.ids.items()]:
         if by_id.get(id, name) != name:

@@ -13,7 +13,7 @@ from groundup.core.errors import TokenizerError
 from groundup.tokenizer import hf_files
 from groundup.tokenizer.added_tokens import AddedTokens, Side
 from groundup.tokenizer.bert_text import BertNormalization, normalize, words
-from groundup.tokenizer.common import TokenizerBase, remember
+from groundup.tokenizer.common import TokenizerBase, remember, word_bytes
 
 #: What tokens inside a word begin with.
 INSIDE = "##"
@@ -63,7 +63,7 @@ class WordPiece(TokenizerBase):
         self.normalization = normalization or BertNormalization()
         self.longest_word = longest_word
         added = AddedTokens(special_tokens, added_tokens or {}, strips or {})
-        super().__init__(added, _bytes_by_id(self.vocab, added), roles=roles, prefix=prefix, suffix=suffix)
+        super().__init__(added, word_bytes(self.vocab, added, _shown), roles=roles, prefix=prefix, suffix=suffix)
         unknown = self.role_id("unk")
         if unknown is None:
             raise TokenizerError("there is no unknown token (unk): a word without tokens has no ids")
@@ -143,22 +143,8 @@ class WordPiece(TokenizerBase):
         return ids
 
 
-def _bytes_by_id(vocab: Mapping[str, int], added: AddedTokens) -> dict[int, bytes]:
-    """Return the bytes of every token: what begins a word has a blank before it."""
-    by_id: dict[int, bytes] = {}
-    names: dict[int, str] = {}
-    for name, id in [*vocab.items(), *added.ids.items()]:
-        if id in names:
-            raise TokenizerError(f"the tokens {names[id]!r} and {name!r} share the id {id}")
-        if id < 0:
-            raise TokenizerError(f"the token {name!r} has the negative id {id}")
-        if name in vocab and name in added.ids:
-            raise TokenizerError(f"the special token {name!r} is an ordinary token too: choose another name")
-        names[id] = name
-        begins = name in added.ids or not name.startswith(INSIDE)
-        shown = (name if name in _WITHOUT_BLANK else f" {name}") if begins else name.removeprefix(INSIDE)
-        try:
-            by_id[id] = shown.encode("utf-8")
-        except UnicodeEncodeError:
-            raise TokenizerError(f"the token {name!r} (id {id}) holds a surrogate: this is no text") from None
-    return by_id
+def _shown(name: str, is_added: bool) -> str:
+    """What stands in a text for a token: what begins a word has a blank before it."""
+    if not is_added and name.startswith(INSIDE):
+        return name.removeprefix(INSIDE)
+    return name if name in _WITHOUT_BLANK else f" {name}"
