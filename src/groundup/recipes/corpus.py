@@ -6,7 +6,7 @@ import itertools
 import json
 import platform
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from groundup.core import console
@@ -21,8 +21,18 @@ from groundup.data.python_docs import read_entries
 from groundup.data.readers import explained
 from groundup.data.shards import INDEX, write_shards, write_token_shards
 from groundup.data.sources import find_files, read_source
-from groundup.recipes.settings import CorpusSettings, TokenizerSettings
-from groundup.tokenizer import ByteBPE, CharTokenizer, compiled, load_tokenizer, train_bpe
+from groundup.recipes.settings import CorpusSettings, TokenizerKind, TokenizerSettings
+from groundup.tokenizer import (
+    ByteBPE,
+    CharTokenizer,
+    compiled,
+    load_tokenizer,
+    train_bpe,
+    train_sentencepiece,
+    train_unigram,
+    train_word_level,
+    train_wordpiece,
+)
 from groundup.tokenizer.base import Tokenizer
 from groundup.tokenizer.chat import default_chat_template, encode_chat
 from groundup.tokenizer.patterns import split_pattern
@@ -116,20 +126,44 @@ def make_tokenizer(corpus: Corpus, settings: TokenizerSettings, folder: Path, *,
     Args:
         max_length: longest sequence of the model, in tokens; goes into `tokenizer_config.json`.
     """
-    texts: Iterator[str] = (document.text for document in corpus.documents("train"))
-    tokenizer: Tokenizer
-    if settings.kind == "char":
-        tokenizer = CharTokenizer.train(texts)
-    else:
-        merges = settings.vocab_size - 260
-        if split_pattern(settings.pattern).portable in SCAN_RULES:
-            compiled.prepare(corpus.num_bytes("train"), _announce_compiler)
-        with console.progress("tokenizer: merges", max(merges, 1), "merges") as ticker:
-            tokenizer = train_bpe(
-                texts, settings.vocab_size, pattern=settings.pattern, on_progress=console.Running(ticker)
-            )
+    if settings.kind == "bpe" and split_pattern(settings.pattern).portable in SCAN_RULES:
+        compiled.prepare(corpus.num_bytes("train"), _announce_compiler)
+    tokenizer = train_school(
+        (document.text for document in corpus.documents("train")),
+        settings.kind,
+        settings.vocab_size,
+        pattern=settings.pattern,
+    )
     tokenizer.save(folder, chat_template=default_chat_template(tokenizer).source, max_length=max_length)
     return load_tokenizer(folder)
+
+
+def train_school(texts: Iterable[str], kind: TokenizerKind, vocab_size: int, *, pattern: str = "llama3") -> Tokenizer:
+    """Train a tokenizer of one school, with progress.
+
+    Args:
+        texts: the documents.
+        kind: the school.
+        vocab_size: token ids, special ones included.
+        pattern: which pieces may not be merged (byte-level BPE).
+    """
+    if kind == "char":
+        return CharTokenizer.train(texts)
+    if kind == "word":
+        return train_word_level(texts, vocab_size)
+    if kind == "unigram":
+        with console.progress("tokenizer: pruning", 100, "%") as ticker:
+            percent = console.Running(ticker)
+            return train_unigram(
+                texts, vocab_size, on_progress=lambda done, total: percent(100 * done // max(total, 1), 100)
+            )
+    steps = "merges" if kind == "bpe" else "tokens"
+    with console.progress(f"tokenizer: {steps}", max(vocab_size - 260, 1), steps) as ticker:
+        report = console.Running(ticker)
+        if kind == "bpe":
+            return train_bpe(texts, vocab_size, pattern=pattern, on_progress=report)
+        train = train_wordpiece if kind == "wordpiece" else train_sentencepiece
+        return train(texts, vocab_size, on_progress=report)
 
 
 def _announce_compiler() -> None:

@@ -190,7 +190,7 @@ def smallest_corpus_bytes(settings: SpeedrunSettings) -> tuple[int, str]:
     per_token = 1.0 if settings.tokenizer.kind == "char" else 2.5
     held_out = min(settings.corpus.validation_fraction, settings.corpus.test_fraction)
     windows = 4 * settings.pretrain.context * per_token / held_out / 4
-    vocabulary = 20 * settings.tokenizer.vocab_size if settings.tokenizer.kind == "bpe" else 2_000
+    vocabulary = 20 * settings.tokenizer.vocab_size if settings.tokenizer.kind != "char" else 2_000
     if windows >= vocabulary:
         return int(windows), "set a smaller --pretrain.context"
     return int(vocabulary), "set a smaller --tokenizer.vocab-size"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -106,15 +107,16 @@ def evaluate_language(corpus: Corpus, base: LoadedModel, settings: EvaluationSet
 
 
 def unknown_bits(tokenizer: Tokenizer, texts: Sequence[str]) -> NDArray[np.float64]:
-    """What spelling out the characters that the tokenizer does not know would cost in each text.
+    """What spelling out the characters that do not come back from the ids would cost in each text.
 
-    A character tokenizer writes U+FFFD for them, which loses which one it was: each is charged as one of all Unicode
-    scalar values. A byte-level tokenizer loses nothing, and its texts cost 0.
+    A character tokenizer writes U+FFFD for those that it does not know, word-level and WordPiece tokenizers lose words
+    and line ends: each lost character is charged as one of all Unicode scalar values. A byte-level tokenizer loses
+    nothing, and its texts cost 0.
     """
     lost = []
     for text in texts:
         decoded = tokenizer.decode(tokenizer.encode(text))
-        lost.append(0 if decoded == text else sum(a != b for a, b in zip(decoded, text, strict=False)))
+        lost.append(0 if decoded == text else (Counter(text) - Counter(decoded)).total())
     return np.array(lost, dtype=np.float64) * math.log2(0x110000 - 0x800)
 
 

@@ -10,6 +10,9 @@ from groundup.core.config import Config
 from groundup.core.errors import ConfigError
 from groundup.train.config import TrainConfig
 
+#: The schools of tokenizers that can be trained.
+TokenizerKind = Literal["bpe", "char", "word", "wordpiece", "sentencepiece", "unigram"]
+
 
 class CorpusSettings(Config):
     """Where the text comes from and how it is split."""
@@ -23,8 +26,10 @@ class CorpusSettings(Config):
 class TokenizerSettings(Config):
     """How text becomes token ids."""
 
-    kind: Literal["bpe", "char"] = Field("bpe", description="byte-level BPE, or one token for each character")
-    vocab_size: int = Field(4096, ge=260, le=200_000, description="token ids, special ones included (bpe)")
+    kind: TokenizerKind = Field(
+        "bpe", description="byte-level BPE, one token for each character or word, or another school of subwords"
+    )
+    vocab_size: int = Field(4096, ge=260, le=200_000, description="token ids, special ones included (not char)")
     pattern: Literal["gpt2", "gpt4", "llama3"] = Field("llama3", description="which pieces may not be merged (bpe)")
 
 

@@ -84,9 +84,10 @@ def _strip(text: str, left: bool, right: bool) -> str:
 
 
 def _replacement(pattern: Any, content: str, where: str) -> Change:
-    source = pattern.get("String") if isinstance(pattern, dict) else None
-    if isinstance(source, str) and source:
-        return lambda text: text.replace(source, content)
+    plain = pattern.get("String") if isinstance(pattern, dict) else None
+    if isinstance(plain, str) and plain:
+        replaced = plain
+        return lambda text: text.replace(replaced, content)
     source = pattern.get("Regex") if isinstance(pattern, dict) else None
     if not isinstance(source, str):
         raise TokenizerError(f"{where}: a Replace of the normalizer has the pattern {pattern!r}: String or Regex")

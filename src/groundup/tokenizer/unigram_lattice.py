@@ -80,7 +80,8 @@ class Lattice:
         word = self.words_of(self.starts)
         whole = alpha[self.last]
         log_shares = alpha[self.starts] + scores[self.tokens] + beta[self.ends] - whole[word]
-        counts = np.bincount(self.tokens, np.exp(log_shares) * weights[word], minlength=len(scores))
+        shares = np.exp(log_shares) * weights[word]
+        counts = np.bincount(self.tokens, shares, minlength=len(scores)).astype(np.float64)
         return counts, float(weights @ whole)
 
     def words_of(self, nodes: Ints) -> Ints:
