@@ -19,7 +19,7 @@ WIDTH = 100
 def help_texts() -> dict[str, str]:
     """Name of the file -> text, for the root, every verb and every verb of a verb."""
     calls = {"root": [], **{verb: [verb] for verb in VERBS}}
-    calls |= {f"tokenizer-{verb}": ["tokenizer", verb] for verb in ("train", "show")}
+    calls |= {f"tokenizer-{verb}": ["tokenizer", verb] for verb in ("train", "show", "compare")}
     texts = {}
     for name, call in calls.items():
         written = io.StringIO()

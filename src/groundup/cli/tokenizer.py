@@ -1,4 +1,4 @@
-"""`groundup tokenizer train` and `groundup tokenizer show`."""
+"""`groundup tokenizer train`, `groundup tokenizer show` and `groundup tokenizer compare`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from cyclopts import App, Parameter
 from groundup.cli.options import with_settings
 from groundup.recipes.settings import TokenizerSettings
 
-app = App(name="tokenizer", help="Train a tokenizer, or show how it cuts a text.", result_action="return_value")
+app = App(
+    name="tokenizer", help="Train a tokenizer, or show how one or several cut a text.", result_action="return_value"
+)
 
 
 @app.command
@@ -60,3 +62,44 @@ def show(
         console.say(f"{token:>7}  {loaded.token_bytes(token)!r}")
     length = len(text.encode("utf-8", "replace"))
     console.say(f"{len(ids)} tokens, {length} bytes, {length / max(1, len(ids)):.2f} bytes per token")
+
+
+@app.command
+def compare(
+    text: Annotated[str | None, Parameter(help="the text to cut")] = None,
+    *,
+    file: Annotated[Path | None, Parameter(help="a file with the text to cut")] = None,
+    on: Annotated[
+        str, Parameter(help="what the tokenizers are trained on: python-docs, shakespeare, or a file or folder")
+    ] = "python-docs",
+    vocab_size: Annotated[int, Parameter(help="token ids of each that is trained, 260 to 200000")] = 4096,
+    with_: Annotated[
+        tuple[str, ...],
+        Parameter(name="--with", help="another tokenizer: its folder, or a model such as smollm2-135m (repeatable)"),
+    ] = (),
+    languages: Annotated[
+        Path | None,
+        Parameter(help="folder of .txt files, one language each [default: one sentence in eight languages]"),
+    ] = None,
+    price: Annotated[float | None, Parameter(help="of a million tokens, in any currency: shows the cost")] = None,
+    page: Annotated[Path | None, Parameter(help="also write a self-contained HTML page to this file")] = None,
+) -> None:
+    """Train a tokenizer of each school on the same text, and show side by side how they cut another.
+
+    Spans, ids, counts, tokens a word by language, and what that costs.
+    """
+    from groundup.recipes.settings import TokenizerSettings
+    from groundup.recipes.tokenizer_compare import CompareRequest, compare_tokenizers, read_compared
+
+    cut = read_compared(text, file)
+    compare_tokenizers(
+        CompareRequest(
+            text=cut,
+            source=on,
+            vocab_size=TokenizerSettings(vocab_size=vocab_size).vocab_size,
+            others=with_,
+            languages=languages,
+            price=price,
+            page=page,
+        )
+    )

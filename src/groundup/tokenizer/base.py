@@ -37,6 +37,7 @@ class Tokenizer(Protocol):
         vocab_size: one more than the largest id, special tokens included.
         special_tokens: text of each special token and its id.
         bos_id, eos_id, pad_id: ids of the tokens that `tokenizer_config.json` names so, or None.
+        unknown_id: id of the token for what has no tokens of its own, or None.
         prefix_ids, suffix_ids: what the model expects before and after a text (a bos token; BERT's `[CLS]` and
             `[SEP]`). `encode` adds none of it, `encode_with_special` all of it.
         strips_first_blank: `decode` takes away a blank at the very beginning, because `encode` puts one there
@@ -48,6 +49,7 @@ class Tokenizer(Protocol):
     bos_id: int | None
     eos_id: int | None
     pad_id: int | None
+    unknown_id: int | None
     prefix_ids: tuple[int, ...]
     suffix_ids: tuple[int, ...]
     strips_first_blank: bool

@@ -51,7 +51,7 @@ class CharTokenizer(TokenizerBase):
             {id: text.encode("utf-8") for id, text in enumerate(texts)},
             roles={"bos": end, "eos": end, "pad": PAD if PAD in special else None},
         )
-        self.unknown_id = self.vocab[UNKNOWN]
+        self.unknown_id = self._unknown = self.vocab[UNKNOWN]
 
     @classmethod
     def train(cls, texts: Iterable[str], *, special_tokens: Sequence[str] = SPECIAL_TOKENS) -> CharTokenizer:
@@ -76,5 +76,5 @@ class CharTokenizer(TokenizerBase):
         return hf_files.characters_to_json(self)
 
     def _encode_ordinary(self, text: str, after: int | None) -> list[int]:
-        vocab, unknown = self.vocab, self.unknown_id
+        vocab, unknown = self.vocab, self._unknown
         return [vocab.get(character, unknown) for character in text]

@@ -54,6 +54,7 @@ class TokenizerBase(ABC):
             self._require(role, name)
         self.bos, self.eos, self.pad = (self.roles.get(role) for role in ("bos", "eos", "pad"))
         self.bos_id, self.eos_id, self.pad_id = (self.role_id(role) for role in ("bos", "eos", "pad"))
+        self.unknown_id = self.role_id("unk")
         self.prefix, self.suffix = tuple(prefix), tuple(suffix)
         self.prefix_ids = tuple(self._require("a token put before every text", name) for name in self.prefix)
         self.suffix_ids = tuple(self._require("a token put after every text", name) for name in self.suffix)

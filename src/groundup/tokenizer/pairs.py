@@ -11,6 +11,7 @@ from groundup.tokenizer.bpe_reference import encode_reference, merge_tokens_refe
 from groundup.tokenizer.compiled import encode_compiled, split_compiled
 from groundup.tokenizer.patterns import SplitPattern, split, split_pattern
 from groundup.tokenizer.scan_rules import SCAN_RULES
+from groundup.tokenizer.symbol_pairs import PairScore, learn_pairs, learn_pairs_reference
 from groundup.tokenizer.train_compiled import train_merges_compiled
 
 #: What the split patterns look at: contractions and their odd folds (the long s, the Kelvin sign), blanks of all kinds,
@@ -24,6 +25,7 @@ def register_all() -> None:
     """Enter the pairs of this folder into the registry."""
     register("tokenizer.train", train_merges_reference, train_merges, _training_inputs)
     register("tokenizer.train_compiled", train_merges_reference, train_merges_compiled, _training_inputs)
+    register("tokenizer.symbol_pairs", learn_pairs_reference, learn_pairs, _symbol_inputs)
     register("tokenizer.encode", merge_tokens_reference, merge_tokens, _encoding_inputs)
     register("tokenizer.encode_compiled", encode_reference, encode_compiled, _text_inputs)
     register("tokenizer.split_compiled", split, split_compiled, _splitting_inputs)
@@ -35,6 +37,14 @@ def _training_inputs(seed: int) -> tuple[dict[bytes, int], int]:
     letters = draw.choice(["a", "ab", "abc", "abcdefgh", "aé漢😀"])
     words = ("".join(draw.choices(letters, k=draw.randint(1, 12))).encode() for _ in range(draw.randint(1, 60)))
     return {word: draw.randint(1, 9) for word in words}, draw.randint(0, 80)
+
+
+def _symbol_inputs(seed: int) -> tuple[dict[str, int], int, str, PairScore, int]:
+    """Such words as text, with or without a mark inside words, and either score."""
+    draw = random.Random(seed_for(seed, "tokenizer.symbol_pairs"))
+    words, _ = _training_inputs(seed)
+    inside, score, min_count = draw.choice(["", "##"]), draw.choice(["count", "ratio"]), draw.randint(1, 3)
+    return {word.decode(): count for word, count in words.items()}, draw.randint(0, 80), inside, score, min_count
 
 
 def _encoding_inputs(seed: int) -> tuple[list[int], dict[tuple[int, int], tuple[int, int]]]:

@@ -97,10 +97,9 @@ class Unigram(TokenizerBase):
         added = AddedTokens(special_tokens, added_tokens or {}, strips or {})
         token_bytes = sentencepiece_bytes(self.vocab, added, falls_back_to_bytes)
         super().__init__(added, token_bytes, roles=roles, prefix=prefix, suffix=suffix)
-        unknown = self.role_id("unk")
-        if unknown is None:
+        if self.unknown_id is None:
             raise TokenizerError("there is no unknown token (unk): a character without tokens has no ids")
-        self.unknown_id = unknown
+        self._unknown = self.unknown_id
         self._byte_ids = {byte: self.vocab[name] for byte, name in enumerate(BYTE_TOKENS) if name in self.vocab}
         bytes_names = set(BYTE_TOKENS) if falls_back_to_bytes else set()
         self._found = {token: (self.vocab[token], score) for token, score in scores.items() if token not in bytes_names}
@@ -225,7 +224,7 @@ class Unigram(TokenizerBase):
         content = characters.encode("utf-8")
         if self.falls_back_to_bytes and all(byte in self._byte_ids for byte in content):
             return [self._byte_ids[byte] for byte in content]
-        return [self.unknown_id] * bool(content)
+        return [self._unknown] * bool(content)
 
 
 def _lengths_by_first(tokens: Mapping[str, Any]) -> dict[str, list[int]]:

@@ -27,6 +27,7 @@ _NEARLY = 1.1
 _FEWEST = 0.5
 # A character may be expected never; its logarithm is needed all the same.
 _TINY = 1e-8
+_LONGEST_WORD = 256
 
 Mask = npt.NDArray[np.bool_]
 
@@ -47,6 +48,7 @@ def learn_unigram(
         The log-probability of each token, the highest first; fewer tokens than asked for where the text has no more
         substrings that occur twice, more where it has more characters.
     """
+    words = _cut_long(words)
     texts = sorted(words)
     weights = np.array([words[text] for text in texts], dtype=np.float64)
     seeds = seed_tokens(words)
@@ -64,6 +66,15 @@ def learn_unigram(
         trainer.fit(num_tokens)
     found = {trainer.tokens[id]: float(trainer.scores[id]) for id in np.flatnonzero(trainer.alive).tolist()}
     return dict(sorted(found.items(), key=lambda item: (-item[1], item[0])))
+
+
+def _cut_long(words: Mapping[str, int]) -> dict[str, int]:
+    """Text without blanks in parts: tokens are short, and the arrays take a step for each character of the longest."""
+    cut: Counter[str] = Counter()
+    for word, count in words.items():
+        for start in range(0, len(word), _LONGEST_WORD):
+            cut[word[start : start + _LONGEST_WORD]] += count
+    return cut
 
 
 def seed_tokens(words: Mapping[str, int], most: int = MOST_SEEDS) -> dict[str, int]:

@@ -71,15 +71,14 @@ class WordLevel(TokenizerBase):
         added = AddedTokens(special_tokens, added_tokens or {}, strips or {})
         token_bytes = word_bytes(self.vocab, added, lambda name, _: f" {name}")
         super().__init__(added, token_bytes, roles=roles, prefix=prefix, suffix=suffix)
-        unknown = self.role_id("unk")
-        if unknown is None:
+        if self.unknown_id is None:
             raise TokenizerError("there is no unknown token (unk): a word that is no token has no id")
-        self.unknown_id = unknown
+        self._unknown = self.unknown_id
 
     def to_json(self) -> dict[str, Any]:
         """Return the content of `tokenizer.json`."""
         return hf_files.word_level_to_json(self)
 
     def _encode_ordinary(self, text: str, after: int | None) -> list[int]:
-        vocab, unknown = self.vocab, self.unknown_id
+        vocab, unknown = self.vocab, self._unknown
         return [vocab.get(word, unknown) for word in cut_words(text, self.rule)]

@@ -64,10 +64,9 @@ class WordPiece(TokenizerBase):
         self.longest_word = longest_word
         added = AddedTokens(special_tokens, added_tokens or {}, strips or {})
         super().__init__(added, word_bytes(self.vocab, added, _shown), roles=roles, prefix=prefix, suffix=suffix)
-        unknown = self.role_id("unk")
-        if unknown is None:
+        if self.unknown_id is None:
             raise TokenizerError("there is no unknown token (unk): a word without tokens has no ids")
-        self._unknown = [unknown]
+        self._unknown = [self.unknown_id]
         self._longest_token = max(map(len, self.vocab), default=0)
         self._cache: dict[str, list[int]] = {}
 
