@@ -94,8 +94,9 @@ def unigram_to_json(tokenizer: Unigram) -> dict[str, Any]:
     if missing is not None:
         raise TokenizerError(f"no token has the id {missing}: a Unigram file has a token for each id from 0 on")
     blanks, pre_tokenizer = _blank_steps(tokenizer.blank_first, tokenizer.splits_at_blanks)
-    if tokenizer.splits_at_whitespace:
-        pre_tokenizer = _sequence("pretokenizers", [{"type": "WhitespaceSplit"}, pre_tokenizer or {}])
+    if tokenizer.splits_at_whitespace:  # no blank is left to be replaced
+        blanks, metaspace = [], _metaspace(tokenizer.blank_first, tokenizer.splits_at_blanks)
+        pre_tokenizer = _sequence("pretokenizers", [{"type": "WhitespaceSplit"}, metaspace])
     steps = [*tokenizer.normalizer.steps, *blanks]
     return _document(
         tokenizer,
@@ -129,11 +130,15 @@ def _blank_steps(blank_first: BlankFirst, splits: bool) -> tuple[list[dict[str, 
     """The normalizer's steps and the pre-tokenizer that turn blanks into U+2581 and cut there."""
     replace = {"type": "Replace", "pattern": {"String": " "}, "content": BLANK}
     prepend = {"type": "Prepend", "prepend": BLANK}
-    scheme = "never" if blank_first == "prepend" else blank_first
-    metaspace = {"type": "Metaspace", "replacement": BLANK, "prepend_scheme": scheme, "split": splits}
+    metaspace = _metaspace(blank_first, splits)
     if blank_first == "prepend":
         return [prepend, replace], metaspace if splits else None
     return ([], metaspace) if blank_first != "never" or splits else ([replace], None)
+
+
+def _metaspace(blank_first: BlankFirst, splits: bool) -> dict[str, Any]:
+    scheme = "never" if blank_first == "prepend" else blank_first
+    return {"type": "Metaspace", "replacement": BLANK, "prepend_scheme": scheme, "split": splits}
 
 
 def _blank_decoder(strips_first_blank: bool) -> dict[str, Any]:

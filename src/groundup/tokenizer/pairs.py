@@ -43,8 +43,9 @@ def _symbol_inputs(seed: int) -> tuple[dict[str, int], int, str, PairScore, int]
     """Such words as text, with or without a mark inside words, and either score."""
     draw = random.Random(seed_for(seed, "tokenizer.symbol_pairs"))
     words, _ = _training_inputs(seed)
-    inside, score, min_count = draw.choice(["", "##"]), draw.choice(["count", "ratio"]), draw.randint(1, 3)
-    return {word.decode(): count for word, count in words.items()}, draw.randint(0, 80), inside, score, min_count
+    scores: list[PairScore] = ["count", "ratio"]
+    texts = {word.decode(): count for word, count in words.items()}
+    return texts, draw.randint(0, 80), draw.choice(["", "##"]), draw.choice(scores), draw.randint(1, 3)
 
 
 def _encoding_inputs(seed: int) -> tuple[list[int], dict[tuple[int, int], tuple[int, int]]]:
