@@ -39,13 +39,14 @@ def _training_inputs(seed: int) -> tuple[dict[bytes, int], int]:
     return {word: draw.randint(1, 9) for word in words}, draw.randint(0, 80)
 
 
-def _symbol_inputs(seed: int) -> tuple[dict[str, int], int, str, PairScore, int]:
+def _symbol_inputs(seed: int) -> tuple[dict[str, int], int, str, PairScore, int, list[str]]:
     """Such words as text, with or without a mark inside words, and either score."""
     draw = random.Random(seed_for(seed, "tokenizer.symbol_pairs"))
     words, _ = _training_inputs(seed)
     scores: list[PairScore] = ["count", "ratio"]
     texts = {word.decode(): count for word, count in words.items()}
-    return texts, draw.randint(0, 80), draw.choice(["", "##"]), draw.choice(scores), draw.randint(1, 3)
+    reserved = ["".join(draw.choices([*texts], k=1))[:2] for _ in range(3)]
+    return texts, draw.randint(0, 80), draw.choice(["", "##"]), draw.choice(scores), draw.randint(1, 3), reserved
 
 
 def _encoding_inputs(seed: int) -> tuple[list[int], dict[tuple[int, int], tuple[int, int]]]:

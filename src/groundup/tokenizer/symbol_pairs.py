@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
@@ -35,7 +35,12 @@ class LearnedPairs:
 
 
 def learn_pairs_reference(
-    words: Mapping[str, int], num_tokens: int, inside: str = "", score: PairScore = "count", min_count: int = 2
+    words: Mapping[str, int],
+    num_tokens: int,
+    inside: str = "",
+    score: PairScore = "count",
+    min_count: int = 2,
+    reserved: Collection[str] = (),
 ) -> LearnedPairs:
     """Learn tokens by counting everything anew for each one.
 
@@ -49,6 +54,7 @@ def learn_pairs_reference(
         inside: what a token inside a word begins with (WordPiece: `##`).
         score: `count`: how often the pair occurs; `ratio`: count(ab) / (count(a) count(b)).
         min_count: a pair that occurs less often is not joined.
+        reserved: what no pair may become, such as the names of special tokens.
 
     Returns:
         The tokens and the merges; fewer where no pair is left.
@@ -66,13 +72,15 @@ def learn_pairs_reference(
             for id in piece:
                 singles[id] += words[word]
         candidates = [
-            (-_value(score, count, singles, pair), pair) for pair, count in pairs.items() if count >= min_count
+            (-_value(score, count, singles, pair), pair)
+            for pair, count in pairs.items()
+            if count >= min_count and _joined(pair, tokens, inside) not in reserved
         ]
         if not candidates:
             break
         _, (left, right) = min(candidates)
         merges.append((tokens[left], tokens[right]))
-        new = _id_of(tokens[left] + tokens[right].removeprefix(inside), tokens, ids)
+        new = _id_of(_joined((left, right), tokens, inside), tokens, ids)
         for word, piece in pieces.items():
             pieces[word] = _join(piece, (left, right), new)
     return LearnedPairs(tokens, merges)
@@ -84,6 +92,7 @@ def learn_pairs(
     inside: str = "",
     score: PairScore = "count",
     min_count: int = 2,
+    reserved: Collection[str] = (),
     *,
     on_progress: Progress | None = None,
 ) -> LearnedPairs:
@@ -93,7 +102,7 @@ def learn_pairs(
     with its true value. A ratio rises when its parts become rarer: then all pairs of the two tokens enter anew.
 
     Args:
-        words, num_tokens, inside, score, min_count: as there.
+        words, num_tokens, inside, score, min_count, reserved: as there.
         on_progress: called with (tokens, tokens asked for) now and then.
     """
     tokens = _alphabet(words, inside)
@@ -115,7 +124,8 @@ def learn_pairs(
     while heap and len(tokens) < num_tokens:
         negative, pair = heapq.heappop(heap)
         count = row.counts.get(pair, 0)
-        if count < min_count:
+        name = _joined(pair, tokens, inside)
+        if count < min_count or name in reserved:
             continue
         value = _value(score, count, singles, pair)
         if value != -negative:
@@ -123,7 +133,7 @@ def learn_pairs(
             continue
         left, right = pair
         merges.append((tokens[left], tokens[right]))
-        new = _id_of(tokens[left] + tokens[right].removeprefix(inside), tokens, ids)
+        new = _id_of(name, tokens, ids)
         changed, joined = row.merge(pair, new)
         if score == "ratio":
             singles.update({new: joined})
@@ -163,6 +173,10 @@ def _alphabet(words: Iterable[str], inside: str) -> list[str]:
 
 def _symbols(word: str, ids: Mapping[str, int], inside: str) -> list[int]:
     return [ids[inside + character if place else character] for place, character in enumerate(word)]
+
+
+def _joined(pair: Pair, tokens: Sequence[str], inside: str) -> str:
+    return tokens[pair[0]] + tokens[pair[1]].removeprefix(inside)
 
 
 def _id_of(token: str, tokens: list[str], ids: dict[str, int]) -> int:

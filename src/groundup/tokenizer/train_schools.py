@@ -95,7 +95,7 @@ def train_wordpiece(
     # Each character may need two tokens; words with one of the rarest are left out, they will be unknown.
     known = _covered(counts, max(room // 2, 1), 1.0)
     words = {word: count for word, count in counts.items() if known.issuperset(word)}
-    learned = learn_pairs(words, room, INSIDE, score, min_count, on_progress=on_progress)
+    learned = learn_pairs(words, room, INSIDE, score, min_count, special_tokens, on_progress=on_progress)
     _tell_if_smaller(len(learned.tokens), room)
     vocab, special = _numbered(learned.tokens, special_tokens)
     roles = _roles(special_tokens, "[UNK]")
@@ -127,7 +127,7 @@ def train_sentencepiece(
     """
     room = _room(vocab_size, special_tokens, None, 257, "256 bytes and a character")
     words = _pieces(texts, room - 256, coverage)
-    learned = learn_pairs(words, room - 256, on_progress=on_progress)
+    learned = learn_pairs(words, room - 256, reserved={*BYTE_TOKENS, *special_tokens}, on_progress=on_progress)
     _tell_if_smaller(len(learned.tokens) + 256, room)
     vocab, special = _numbered([*BYTE_TOKENS, *learned.tokens], special_tokens)
     return SentencePieceBPE(vocab, learned.merges, special_tokens=special, roles=_roles(special_tokens, None))
@@ -155,7 +155,9 @@ def train_unigram(
         DataError: when the texts are empty.
     """
     room = _room(vocab_size, special_tokens, "<unk>", 257, "256 bytes and a character")
-    scores = learn_unigram(_pieces(texts, room - 256, coverage), room - 256, on_progress=on_progress)
+    scores = learn_unigram(
+        _pieces(texts, room - 256, coverage), room - 256, {*BYTE_TOKENS, *special_tokens}, on_progress=on_progress
+    )
     _tell_if_smaller(len(scores) + 256, room)
     vocab, special = _numbered([*BYTE_TOKENS, *scores], special_tokens)
     return Unigram(
@@ -216,6 +218,9 @@ def _covered(words: Mapping[str, int], most: int, coverage: float) -> set[str]:
 def _room(vocab_size: int, special_tokens: Sequence[str], unknown: str | None, needed: int, what: str) -> int:
     """How many ids are left for ordinary tokens."""
     check_special_tokens(special_tokens)
+    short = next((name for name in special_tokens if len(name) == 1), None)
+    if short is not None:
+        raise TokenizerError(f"the special token {short!r} is a character of a text too: choose a longer name")
     if unknown is not None and unknown not in special_tokens:
         raise TokenizerError(f"{unknown} must be among the special tokens ({', '.join(special_tokens)})")
     room = vocab_size - len(special_tokens)
@@ -228,10 +233,9 @@ def _room(vocab_size: int, special_tokens: Sequence[str], unknown: str | None, n
 
 
 def _numbered(tokens: Sequence[str], special_tokens: Sequence[str]) -> tuple[dict[str, int], dict[str, int]]:
-    ordinary = [token for token in dict.fromkeys(tokens) if token not in special_tokens]
-    first = len(ordinary)
+    first = len(tokens)
     return (
-        {token: id for id, token in enumerate(ordinary)},
+        {token: id for id, token in enumerate(tokens)},
         {name: first + index for index, name in enumerate(special_tokens)},
     )
 

@@ -8,7 +8,7 @@ the text never falls while the tokens stay the same.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -33,7 +33,11 @@ Mask = npt.NDArray[np.bool_]
 
 
 def learn_unigram(
-    words: Mapping[str, int], num_tokens: int, *, on_progress: Progress | None = None
+    words: Mapping[str, int],
+    num_tokens: int,
+    reserved: Collection[str] = (),
+    *,
+    on_progress: Progress | None = None,
 ) -> dict[str, float]:
     """Learn the tokens of a Unigram model and their probabilities.
 
@@ -42,6 +46,7 @@ def learn_unigram(
     Args:
         words: pre-tokens and their counts.
         num_tokens: how many tokens there shall be, characters included.
+        reserved: what is not to be learned, such as the names of special tokens.
         on_progress: called with (tokens pruned, tokens to prune) after each round.
 
     Returns:
@@ -51,7 +56,7 @@ def learn_unigram(
     words = _cut_long(words)
     texts = sorted(words)
     weights = np.array([words[text] for text in texts], dtype=np.float64)
-    seeds = seed_tokens(words)
+    seeds = {token: count for token, count in seed_tokens(words).items() if token not in reserved}
     trainer = _Trainer(texts, weights, list(seeds), np.array([*seeds.values()], dtype=np.float64))
     num_tokens = max(num_tokens, int(trainer.must_stay.sum()))
     to_prune = len(seeds) - num_tokens
