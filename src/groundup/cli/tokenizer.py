@@ -75,7 +75,12 @@ def compare(
     vocab_size: Annotated[int, Parameter(help="token ids of each that is trained, 260 to 200000")] = 4096,
     with_: Annotated[
         tuple[str, ...],
-        Parameter(name="--with", help="another tokenizer: its folder, or a model such as smollm2-135m (repeatable)"),
+        Parameter(
+            name="--with",
+            negative="",
+            show_default=False,
+            help="another tokenizer: its folder, or a model such as smollm2-135m (repeatable)",
+        ),
     ] = (),
     languages: Annotated[
         Path | None,
@@ -101,5 +106,6 @@ def compare(
             languages=languages,
             price=price,
             page=page,
+            file=file,
         )
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ from groundup.model.weights.gguf_read import open_gguf
 from groundup.recipes.corpus import train_school
 from groundup.recipes.first.page import Page
 from groundup.recipes.report.tables import Table
-from groundup.recipes.report.words import NOTHING, clean, decimal, label, significant
+from groundup.recipes.report.words import NOTHING, clean, decimal, label, shorten
 from groundup.recipes.settings import TokenizerKind
 from groundup.tokenizer import Tokenizer, load_tokenizer
 from groundup.tokenizer.base import replace_surrogates
@@ -102,7 +103,7 @@ class CompareRequest:
         languages: folder of texts, one language a file; None for one built-in sentence in eight.
         price: of a million tokens; None where cost is not asked for.
         page: file of the page; None for none.
-        command: what the page says wrote it.
+        file: where the text stands, if the user named one.
     """
 
     text: str
@@ -112,7 +113,7 @@ class CompareRequest:
     languages: Path | None = None
     price: float | None = None
     page: Path | None = None
-    command: str = "groundup tokenizer compare"
+    file: Path | None = None
 
 
 def read_compared(text: str | None, file: Path | None) -> str:
@@ -211,9 +212,13 @@ def overview_table(found: Iterable[tuple[Contender, Measure]], price: float | No
     """One row for each tokenizer. Attention looks from every token at every other: its work grows as their square."""
     found = list(found)
     fewest = min(max(numbers.num_tokens, 1) for _, numbers in found)
-    head = ["tokenizer", "#ids", "#tokens", "#unknown", "#chars/token", "#bytes/token", "#tokens/word", "#attention"]
-    head += ["lossless", *(["#cost"] if price is not None else [])]
-    caption = "The text, cut by each. Attention: work against that of the fewest tokens; lossless: the text comes back."
+    head = ["tokenizer", "#ids", "#tokens", "#unk", "#chars", "#bytes", "#per word", "#attention", "lossless"]
+    head += ["#cost"] if price is not None else []
+    caption = (
+        "The text, cut by each: unknown tokens, characters and bytes of a token, tokens a word; the work of attention "
+        "against that of the fewest tokens; whether the text comes back"
+    )
+    caption += "; what a million such characters cost." if price is not None else "."
     table = Table(caption, tuple(head))
     for contender, numbers in found:
         tokens = max(numbers.num_tokens, 1)
@@ -225,9 +230,9 @@ def overview_table(found: Iterable[tuple[Contender, Measure]], price: float | No
             decimal(numbers.num_characters / tokens, 2),
             decimal(numbers.num_bytes / tokens, 2),
             NOTHING if numbers.tokens_per_word is None else decimal(numbers.tokens_per_word, 2),
-            f"{significant((tokens / fewest) ** 2)}x",
+            f"{decimal((tokens / fewest) ** 2, 1)}x",
             "yes" if numbers.comes_back else "no",
-            *([f"{numbers.num_tokens * price / 1e6:.6g}"] if price is not None else []),
+            *([decimal(price * numbers.num_tokens / numbers.num_characters, 3)] if price is not None else []),
         )
     return table
 
@@ -306,9 +311,21 @@ def _page(request: CompareRequest, found: Sequence[tuple[Contender, Measure]], t
     for table in tables[1:]:
         page.table(table)
     return page.render(
-        request.command,
+        _command(request),
         [("The ideas", "docs/concepts/tokenizer-schools.md"), ("The code", "src/groundup/tokenizer/")],
     )
+
+
+def _command(request: CompareRequest) -> str:
+    parts = ["groundup", "tokenizer", "compare"]
+    parts += [shorten(request.text, 200)] if request.file is None else ["--file", str(request.file)]
+    parts += ["--on", request.source, "--vocab-size", str(request.vocab_size)]
+    for name in request.others:
+        parts += ["--with", name]
+    options = {"--languages": request.languages, "--price": request.price, "--page": request.page}
+    for option, value in options.items():
+        parts += [] if value is None else [option, str(value)]
+    return shlex.join(parts)
 
 
 def spans_markup(spans: Sequence[Span]) -> Markup:
