@@ -10,12 +10,13 @@ from __future__ import annotations
 from array import array
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 Floats = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
+Ints = npt.NDArray[np.signedinteger[Any]]
 
 
 @dataclass(frozen=True)
@@ -142,7 +143,7 @@ def build_lattice(words: Sequence[str], ids: Mapping[str, int], *, left_out: Col
         left_out: words whose own token is no way to cut them.
     """
     longest = max(map(len, ids), default=0)
-    tokens, starts, ends, levels, first = (array("q") for _ in range(5))  # millions of edges: no objects for them
+    tokens, starts, ends, levels, first = (array("i") for _ in range(5))  # millions of edges: four bytes for each
     node = 0
     for word in words:
         own = word if word in left_out else None
@@ -156,14 +157,14 @@ def build_lattice(words: Sequence[str], ids: Mapping[str, int], *, left_out: Col
                     ends.append(node + end)
                     levels.append(end)
         node += len(word) + 1
-    level = np.array(levels, dtype=np.int64)
+    level = np.array(levels, dtype=np.int32)
     order = np.argsort(level, kind="stable")
-    lengths = np.array([len(word) for word in words], dtype=np.int64)
-    nodes = np.array(first, dtype=np.int64)
+    lengths = np.array([len(word) for word in words], dtype=np.int32)
+    nodes = np.array(first, dtype=np.int32)
     return Lattice(
-        np.array(tokens, dtype=np.int64)[order],
-        np.array(starts, dtype=np.int64)[order],
-        np.array(ends, dtype=np.int64)[order],
+        np.array(tokens, dtype=np.int32)[order],
+        np.array(starts, dtype=np.int32)[order],
+        np.array(ends, dtype=np.int32)[order],
         level[order],
         nodes,
         nodes + lengths,
