@@ -1,4 +1,4 @@
-"""The examples of docs/concepts/tokenizer.md give what the page prints."""
+"""The examples of the pages on tokenizers give what they print."""
 
 from __future__ import annotations
 
@@ -7,17 +7,23 @@ import importlib
 import re
 from pathlib import Path
 
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "concepts" / "tokenizer.md"
+import pytest
+
+FOLDER = Path(__file__).resolve().parents[2] / "docs" / "concepts"
+PAGES = pytest.mark.parametrize(("page", "least"), [("tokenizer.md", 10), ("tokenizer-schools.md", 9)])
 
 
-def test_the_examples_give_what_is_printed() -> None:
-    result = doctest.testfile(str(PAGE), module_relative=False, optionflags=doctest.NORMALIZE_WHITESPACE)
-    assert result.attempted > 10
+@PAGES
+def test_the_examples_give_what_is_printed(page: str, least: int) -> None:
+    result = doctest.testfile(str(FOLDER / page), module_relative=False, optionflags=doctest.NORMALIZE_WHITESPACE)
+    assert result.attempted > least
     assert result.failed == 0
 
 
-def test_the_symbols_named_on_the_page_are_there() -> None:
-    symbols = re.findall(r"`(groundup\.[\w.]+)`", PAGE.read_text(encoding="utf-8"))
+@PAGES
+def test_the_symbols_named_on_the_page_are_there(page: str, least: int) -> None:
+    del least
+    symbols = re.findall(r"`(groundup\.[\w.]+)`", (FOLDER / page).read_text(encoding="utf-8"))
     assert len(symbols) > 8
     for symbol in symbols:
         module, _, name = symbol.rpartition(".")
