@@ -12,11 +12,11 @@ from report_page import assert_sound
 
 from groundup.core.errors import DataError, UsageError
 from groundup.foundations.gpt import GPTShape
-from groundup.recipes.first.catalog import LESSONS, Lesson
+from groundup.recipes.first.catalog import LESSONS, Lesson, find_lesson
 from groundup.recipes.first.levels import TINY
 from groundup.recipes.first.material import Material, Pace
 from groundup.recipes.first.page import Page
-from groundup.recipes.first.run import command_of, find_lesson, run_lesson, show_of
+from groundup.recipes.first.run import command_of, run_lesson, show_of
 from groundup.recipes.report.tables import Table
 
 ROOT = Path(__file__).resolve().parents[2]
