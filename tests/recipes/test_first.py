@@ -132,3 +132,29 @@ def test_hostile_text_stays_text_on_the_page() -> None:
 def test_nothing_is_put_before_the_first_section() -> None:
     with pytest.raises(ValueError, match="a section must be begun"):
         Page("x", "y").text("lost")
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize(("width", "scheme"), [(375, "dark"), (1280, "light")])
+def test_pages_in_a_browser_load_nothing_complain_of_nothing_and_fit(
+    chromium: str, sources: dict[str, str], tmp_path: Path, width: int, scheme: str
+) -> None:
+    playwright = pytest.importorskip("playwright.sync_api")
+    paths = [
+        run_lesson(name, sources.get(find_lesson(name).learns_from), pace=GLANCE, out=tmp_path / f"{name}.html")
+        for name in ("autograd", "spam", "components")
+    ]
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        view = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
+        heard: list[str] = []
+        view.on("console", lambda message: heard.append(message.text))
+        view.on("request", lambda request: heard.append(request.url) if not request.url.startswith("file:") else None)
+        for path in paths:
+            view.goto(path.as_uri())
+            assert view.evaluate("document.documentElement.scrollWidth") <= width, path
+            assert view.evaluate(
+                "[...document.querySelectorAll('svg')].every(s => s.getBoundingClientRect().width > 100)"
+            )
+        assert heard == []
+        browser.close()
