@@ -1,8 +1,7 @@
-"""The examples of the pages on tokenizers give what they print."""
+"""What the pages on tokenizers name exists."""
 
 from __future__ import annotations
 
-import doctest
 import importlib
 import re
 from pathlib import Path
@@ -10,19 +9,10 @@ from pathlib import Path
 import pytest
 
 FOLDER = Path(__file__).resolve().parents[2] / "docs" / "concepts"
-PAGES = pytest.mark.parametrize(("page", "least"), [("tokenizer.md", 10), ("tokenizer-schools.md", 9)])
 
 
-@PAGES
-def test_the_examples_give_what_is_printed(page: str, least: int) -> None:
-    result = doctest.testfile(str(FOLDER / page), module_relative=False, optionflags=doctest.NORMALIZE_WHITESPACE)
-    assert result.attempted > least
-    assert result.failed == 0
-
-
-@PAGES
-def test_the_symbols_named_on_the_page_are_there(page: str, least: int) -> None:
-    del least
+@pytest.mark.parametrize("page", ["tokenizer.md", "tokenizer-schools.md"])
+def test_the_symbols_named_on_the_page_are_there(page: str) -> None:
     symbols = re.findall(r"`(groundup\.[\w.]+)`", (FOLDER / page).read_text(encoding="utf-8"))
     assert len(symbols) > 8
     for symbol in symbols:
