@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from groundup.tokenizer import Unigram
 from groundup.tokenizer.blanks import trained_words
 from groundup.tokenizer.unigram_lattice import build_lattice
-from groundup.tokenizer.unigram_train import em_pass, learn_unigram, seed_tokens
+from groundup.tokenizer.unigram_train import _Trainer, em_pass, learn_unigram, seed_tokens
 
 WORDS = st.dictionaries(st.text("abcé", min_size=1, max_size=7), st.integers(1, 9), min_size=1, max_size=12)
 
@@ -115,6 +115,43 @@ def test_seeds_are_counted_as_they_stand(words: dict[str, int]) -> None:
             times * sum(word.startswith(token, start) for start in range(len(word))) for word, times in words.items()
         )
         assert places == count
+
+
+def best_way(word: str, scores: dict[str, float], without: str = "") -> tuple[float, list[str]]:
+    ways = [way for way in ways_to_cut(word, {*scores}) if way != [without]]
+    return max(((sum(scores[part] for part in way), way) for way in ways), default=(-math.inf, []))
+
+
+@settings(max_examples=60, deadline=None)
+@given(WORDS, st.integers(0, 10_000))
+def test_the_token_that_is_missed_least_leaves(words: dict[str, int], seed: int) -> None:
+    """By the definition of the loss, with every best way found by looking at all."""
+    scores = some_scores(words, seed)
+    tokens, texts = list(scores), list(words)
+    weights = np.array([*words.values()], dtype=np.float64)
+    trainer = _Trainer(texts, weights, tokens, np.exp([*scores.values()]))
+    scores = dict(zip(tokens, trainer.scores.tolist(), strict=True))
+    counts = Counter(dict.fromkeys(tokens, 0))
+    for word, count in words.items():
+        for part in best_way(word, scores)[1]:
+            counts[part] += count
+    total = counts.total()
+    losses = {}
+    for token in tokens:
+        instead, others = best_way(token, scores, without=token)
+        if len(token) > 1 and counts[token] and instead <= scores[token]:
+            n = counts[token]
+            without = sum(math.log((counts[part] + n) / (total + n * (len(others) - 1))) for part in others)
+            losses[token] = n * (math.log(n / total) - without)
+        elif len(token) > 1:
+            losses[token] = -math.inf
+        else:
+            losses[token] = math.inf
+    assert trainer.losses() == pytest.approx(np.array([losses[token] for token in tokens]), rel=1e-9, abs=1e-9)
+    if min(losses.values()) < math.inf:
+        trainer.prune(len(tokens) - 1)
+        (gone,) = [token for token, is_there in zip(tokens, trainer.alive, strict=True) if not is_there]
+        assert losses[gone] == pytest.approx(min(losses.values()), rel=1e-9, abs=1e-9)
 
 
 @settings(max_examples=30, deadline=None)

@@ -170,12 +170,21 @@ class _Trainer:
         self._remove(rare[: max(0, self.num_alive - num_tokens)])
 
     def prune(self, size: int) -> None:
-        """Keep the tokens without which the text would lose most likelihood.
+        """Keep the tokens without which the text would lose most likelihood."""
+        loss = self.losses()
+        ids = np.flatnonzero(self.alive)
+        order = ids[np.lexsort((ids, -self.scores[ids], -loss[ids]))]
+        self._remove(order[size:])
+
+    def losses(self) -> Floats:
+        """Return what leaving each token out would cost the log-likelihood of the best ways, shape (V,).
 
         With n_i the count of token i on the best ways of all words, n the sum of these, and a the k tokens that would
         take its place, leaving it out costs
 
             n_i (log n_i / n - sum over a of log (n_a + n_i) / (n + n_i (k - 1)))
+
+        Characters must stay (inf); a token on no best way, or that is itself better cut, is worth nothing (-inf).
         """
         _, steps = self.lattice.best(self.scores)
         counts = np.zeros(len(self.tokens))
@@ -193,13 +202,10 @@ class _Trainer:
         with np.errstate(divide="ignore", invalid="ignore"):
             with_it = np.log(counts) - np.log(total)
             without = logs - num_instead * np.log(total + counts * (num_instead - 1))
-            loss = counts * (with_it - without)
-        # On no best way, or cut itself where it stands alone: not worth its place.
+            loss: Floats = counts * (with_it - without)
         loss[(counts == 0) | (instead > self.scores)] = -np.inf
         loss[self.must_stay] = np.inf
-        ids = np.flatnonzero(self.alive)
-        order = ids[np.lexsort((ids, -self.scores[ids], -loss[ids]))]
-        self._remove(order[size:])
+        return loss
 
     def _remove(self, ids: npt.NDArray[np.int64]) -> None:
         removed = np.zeros(len(self.tokens), dtype=np.bool_)
