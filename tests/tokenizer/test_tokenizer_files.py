@@ -461,7 +461,7 @@ def test_random_damage_never_escapes_as_another_error(small_bpe: ByteBPE, tmp_pa
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
-        ("pre_tokenizer", {"type": "Whitespace"}, r"only where its words are single characters"),
+        ("pre_tokenizer", {"type": "Whitespace"}, r"the decoder 'Fuse' cannot be read: WordLevel has none"),
         ("model.vocab", None, r"the vocabulary is of type NoneType"),
         ("model.vocab.h", -1, r"'h' has the id -1"),
         ("model.vocab.h", 40, r"the ids are not 0, 1, 2, \.\.\."),
