@@ -17,6 +17,7 @@ HELP_FLAGS = ("--help", "-h")
 #: verb -> (its function, imported when it is called; its line in the root help).
 VERBS = {
     "speedrun": ("groundup.cli.speedrun:run", "Text in, a chat model out: every stage, with a report."),
+    "first": ("groundup.cli.first:run", "Train and show one piece of what a language model stands on."),
     "corpus": ("groundup.cli.corpus:run", "Read text, split it, and make chat data from it."),
     "tokenizer": ("groundup.cli.tokenizer:app", "Train a tokenizer, or show how it cuts a text."),
     "pretrain": ("groundup.cli.pretrain:run", "Train a model on a corpus."),
