@@ -34,15 +34,16 @@ def log_softmax(x: Tensor, axis: int = -1) -> Tensor:
     return operation("log_softmax", y, (x,), lambda up: (up - np.exp(y) * up.sum(axis=axis, keepdims=True),))
 
 
-def cross_entropy(logits: Tensor, targets: ArrayLike) -> Tensor:
+def cross_entropy(logits: Tensor, targets: ArrayLike, mask: ArrayLike | None = None) -> Tensor:
     """The mean of -log softmax(logits)[target], in nats.
 
     Args:
         logits: (..., V).
         targets: whole numbers 0 to V - 1, of the shape of the logits without their last axis.
+        mask: of the shape of the targets: which of them count. All do by default; padding should not.
 
     Raises:
-        UsageError: for targets of another shape, or outside of the vocabulary.
+        UsageError: for targets of another shape, or outside of the vocabulary; for a mask of another shape, or of nothing.
     """
     wanted = np.asarray(targets.data if isinstance(targets, Tensor) else targets)
     if wanted.shape != logits.shape[:-1]:
@@ -50,6 +51,10 @@ def cross_entropy(logits: Tensor, targets: ArrayLike) -> Tensor:
     size = logits.shape[-1]
     if not np.issubdtype(wanted.dtype, np.integer) or (wanted.size and not 0 <= wanted.min() <= wanted.max() < size):
         raise UsageError(f"targets are whole numbers from 0 to {size - 1}")
+    counts = np.ones(wanted.shape, np.bool_) if mask is None else np.asarray(mask, np.bool_)
+    if counts.shape != wanted.shape or (mask is not None and not counts.any()):
+        raise UsageError(f"a mask of shape {counts.shape} and {counts.sum()} places beside targets of shape {wanted.shape}")
+    shares = (counts.reshape(-1) / max(counts.sum(), 1)).astype(logits.dtype)
     flat = logits.data.reshape(-1, size)
     places = (np.arange(len(flat)), wanted.reshape(-1))
     shifted = flat - flat.max(axis=1, keepdims=True)
@@ -58,9 +63,9 @@ def cross_entropy(logits: Tensor, targets: ArrayLike) -> Tensor:
     def pullback(up: Array) -> tuple[Array]:
         gradient = np.exp(logs)
         gradient[places] -= 1
-        return ((gradient * (up / len(flat))).reshape(logits.shape),)
+        return ((gradient * (up * shares)[:, None]).reshape(logits.shape),)
 
-    return operation("cross_entropy", -logs[places].mean(), (logits,), pullback)
+    return operation("cross_entropy", -(logs[places] * shares).sum(), (logits,), pullback)
 
 
 def mean_squared_error(predicted: Tensor, wanted: ArrayLike) -> Tensor:

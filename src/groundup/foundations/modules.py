@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, DTypeLike
 
 from groundup.core.errors import UsageError
 from groundup.foundations.functions import batch_norm, embedding, layer_norm
@@ -44,6 +44,14 @@ class Module:
         """Set the mode of this module and of all inside of it."""
         for module in self.modules():
             module.training = is_training
+
+    def cast(self, dtype: DTypeLike) -> None:
+        """Give every parameter the type of number in which the module shall compute, such as float32 for speed.
+
+        Call it before an optimizer is made, which remembers the old type.
+        """
+        for parameter in self.parameters():
+            parameter.cast(dtype)
 
     def _walk(self, prefix: str) -> Iterator[tuple[str, object]]:
         for name, value in vars(self).items():

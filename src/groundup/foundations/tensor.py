@@ -20,7 +20,7 @@ from contextvars import ContextVar
 from typing import Any, TypeAlias
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from groundup.core.errors import UsageError
 
@@ -84,6 +84,16 @@ class Tensor:
         if array.shape != self.shape:
             raise UsageError(f"a tensor of shape {self.shape} was given numbers of shape {array.shape}")
         self._data = _frozen(array)
+
+    def cast(self, dtype: DTypeLike) -> None:
+        """Give a parameter another type of number, and forget its gradient.
+
+        Raises:
+            UsageError: for the result of an operation, or a type without fractions for what requires a gradient.
+        """
+        if self.parents or (self.requires_grad and not np.issubdtype(dtype, np.floating)):
+            raise UsageError(f"only parameters can be cast, and only to floating types: not {self!r} to {np.dtype(dtype)}")
+        self._data, self.grad = _frozen(self._data.astype(dtype)), None
 
     @property
     def shape(self) -> tuple[int, ...]:
