@@ -176,7 +176,7 @@ def test_a_short_training_learns_to_turn_words_round() -> None:
 
     random = np.random.default_rng(0)
     model = Seq2Seq(len(alphabet), random, embedding_size=16, hidden_size=32)
-    model.cast(np.float32)
+    model.convert(np.float32)
     seen: list[tuple[int, int]] = []
     losses = train_seq2seq(
         model, alphabet, make, random, steps=150, batch_size=32, rate=1e-2, progress=lambda *done: seen.append(done)
@@ -192,7 +192,7 @@ def test_attention_carries_what_one_state_does_not() -> None:
     for has_attention in (True, False):
         random = np.random.default_rng(0)
         model = Seq2Seq(len(alphabet), random, has_attention=has_attention)
-        model.cast(np.float32)
+        model.convert(np.float32)
         train_seq2seq(model, alphabet, reversal(2, 12), random, steps=600)
         exact[has_attention] = share_exact(model, alphabet, [reversal(10, 10)(random) for _ in range(200)])
     assert exact[True] > 0.9

@@ -45,13 +45,13 @@ class Module:
         for module in self.modules():
             module.training = is_training
 
-    def cast(self, dtype: DTypeLike) -> None:
-        """Give every parameter the type of number in which the module shall compute, such as float32 for speed.
+    def convert(self, dtype: DTypeLike) -> None:
+        """Give every parameter another type: float32 takes half the memory and about half the time of float64.
 
-        Call it before an optimizer is made, which remembers the old type.
+        To be done before an optimizer is made, which remembers arrays of the type that it finds.
         """
         for parameter in self.parameters():
-            parameter.cast(dtype)
+            parameter.convert(dtype)
 
     def _walk(self, prefix: str) -> Iterator[tuple[str, object]]:
         for name, value in vars(self).items():
@@ -135,7 +135,8 @@ class BatchNorm(Module):
 
     def __call__(self, x: Tensor) -> Tensor:
         if not self.training:
-            return (x - self.running_mean) / np.sqrt(self.running_variance + self.epsilon) * self.weight + self.bias
+            scale = self.weight / np.sqrt(self.running_variance + self.epsilon)
+            return x * scale + (self.bias - self.running_mean * scale)
         rows = x.size // x.shape[-1]
         if rows < 2:
             raise UsageError("batch norm needs at least two rows in training: one has no variance")

@@ -136,7 +136,7 @@ def learn_to_remember(
     Training ends early when ten batches in a row were answered without a mistake.
     """
     model = Answerer(make_cell, num_symbols, hidden_size, random)
-    model.cast(np.float32)
+    model.convert(np.float32)
     optimizer = Adam(model.parameters(), rate)
     step = in_a_row = 0
     while step < steps and in_a_row < 10:

@@ -10,7 +10,6 @@ Source: Mikolov et al. 2010 (recurrent language model); Graves 2013, section 2 (
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,12 +19,14 @@ from groundup.core.progress import Progress
 from groundup.foundations.functions import cross_entropy, softmax
 from groundup.foundations.modules import Embedding, Linear, Module
 from groundup.foundations.names.data import BOUNDARY, Ids, NameData
+from groundup.foundations.names.training import MAX_LENGTH, share_of_rate
 from groundup.foundations.optimizers import AdamW, clip_gradients
 from groundup.foundations.recurrent import CELLS, unroll
 from groundup.foundations.tensor import Tensor, no_grad, stack
 
 #: Names that are sorted by length together, in batches: enough for batches of nearly one length, few enough to be mixed.
 _POOL = 16
+_EVALUATED_AT_ONCE = 1024
 
 
 class RecurrentModel(Module):
@@ -62,13 +63,13 @@ class RecurrentModel(Module):
         """
         return cross_entropy(self.logits(ids[:, :-1]), ids[:, 1:], mask)
 
-    def sample(self, random: np.random.Generator, count: int, *, longest: int = 30) -> Ids:
-        """Names drawn character by character, (count, at most `longest`); after its end a name goes on with boundaries."""
+    def sample(self, random: np.random.Generator, count: int) -> Ids:
+        """Names drawn character by character, (count, at most `MAX_LENGTH`); after its end a name goes on with boundaries."""
         column = np.full(count, BOUNDARY)
         state, columns = self.cell.initial_state(count), []
         ended = np.zeros(count, np.bool_)
         with no_grad():
-            while len(columns) < longest and not ended.all():
+            while len(columns) < MAX_LENGTH and not ended.all():
                 state = self.cell(self.embed(column), state)
                 shares = softmax(self.head(state[0])).data.cumsum(axis=1)
                 # The first character whose cumulated share passes an even draw; the shares' sum is 1 but for rounding.
@@ -100,69 +101,61 @@ def batches(
             yield padded([names[index] for index in parts[place]])
 
 
-def mean_loss(model: RecurrentModel, data: NameData, words: Sequence[str], *, batch_size: int = 1000) -> float:
-    """Cross-entropy in nats per character, the ends included."""
+def mean_loss_of(model: RecurrentModel, data: NameData, words: Sequence[str]) -> float:
+    """The mean cross-entropy of the characters of words, in nats, each word's end counted as one."""
     coded = sorted((data.encode(word) for word in words), key=len)
     total = count = 0.0
     with no_grad():
-        for start in range(0, len(coded), batch_size):
-            ids, mask = padded(coded[start : start + batch_size])
+        for start in range(0, len(coded), _EVALUATED_AT_ONCE):
+            ids, mask = padded(coded[start : start + _EVALUATED_AT_ONCE])
             total += model.loss(ids, mask).item() * mask.sum()
             count += mask.sum()
     return float(total / count)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Training:
-    """How a model is trained.
-
-    Attributes:
-        steps: updates.
-        batch_size: names of one.
-        rate: the highest learning rate; it rises over the first twentieth and falls to zero along a cosine.
-        weight_decay: of AdamW.
-        clip: largest norm of a gradient.
-    """
-
-    steps: int
-    batch_size: int = 128
-    rate: float = 5e-3
-    weight_decay: float = 0.01
-    clip: float = 1.0
-
-    def rate_at(self, step: int) -> float:
-        """The learning rate of an update, counted from 0."""
-        warm = max(1, self.steps // 20)
-        done = max(0, step - warm) / max(1, self.steps - warm)
-        return self.rate * min(1.0, (step + 1) / warm) * 0.5 * (1 + float(np.cos(np.pi * done)))
-
-
-def train(
+def train_recurrent(
     model: RecurrentModel,
     data: NameData,
     random: np.random.Generator,
-    training: Training,
+    *,
+    steps: int,
+    batch_size: int = 128,
+    rate: float = 0.01,
+    weight_decay: float = 0.01,
+    clip: float = 1.0,
     progress: Progress | None = None,
 ) -> list[float]:
-    """Train on the names of `data.train`.
+    """Train on the names of `data.train` by AdamW, with the schedule of `training.train`.
+
+    Args:
+        model: is trained in place.
+        data: its names.
+        random: draws the batches.
+        steps: updates.
+        batch_size: names of an update.
+        rate: the highest learning rate.
+        weight_decay: of AdamW.
+        clip: largest norm of a gradient.
+        progress: called with (updates done, all updates).
 
     Returns:
-        the loss of each batch, in nats per character.
+        the loss of each update's batch, in nats a character.
     """
+    if steps < 1 or batch_size < 1:
+        raise UsageError(f"{steps} steps of batches of {batch_size}: both must be at least 1")
     coded = [data.encode(word) for word in data.train]
-    optimizer = AdamW(model.parameters(), training.rate, weight_decay=training.weight_decay)
+    optimizer = AdamW(model.parameters(), rate, weight_decay=weight_decay)
     losses: list[float] = []
-    while len(losses) < training.steps:
-        for ids, mask in batches(coded, training.batch_size, random):
-            optimizer.rate = training.rate_at(len(losses))
+    while True:
+        for ids, mask in batches(coded, batch_size, random):
+            optimizer.rate = rate * share_of_rate(len(losses), steps)
             optimizer.zero_grad()
             loss = model.loss(ids, mask)
             loss.backward()
-            clip_gradients(optimizer.parameters, training.clip)
+            clip_gradients(optimizer.parameters, clip)
             optimizer.step()
             losses.append(loss.item())
             if progress is not None:
-                progress(len(losses), training.steps)
-            if len(losses) == training.steps:
-                break
-    return losses
+                progress(len(losses), steps)
+            if len(losses) == steps:
+                return losses
