@@ -12,7 +12,14 @@ from hypothesis import strategies as st
 from groundup.core.errors import UsageError
 from groundup.foundations.functions import log_softmax
 from groundup.foundations.names.data import BOUNDARY, NameData
-from groundup.foundations.names.recurrent import RecurrentModel, batches, mean_loss_of, padded, train_recurrent
+from groundup.foundations.names.recurrent import (
+    RecurrentModel,
+    batches,
+    loss_by_position,
+    mean_loss_of,
+    padded,
+    train_recurrent,
+)
 from groundup.foundations.names.training import MAX_LENGTH
 from groundup.foundations.recurrent import CELLS
 
@@ -37,6 +44,11 @@ def test_the_loss_of_a_batch_is_that_of_its_characters_alone(words: list[str], k
     loss = model.loss(*padded([data.encode(word) for word in words])).item()
     np.testing.assert_allclose(loss, np.mean(alone), rtol=1e-12)
     np.testing.assert_allclose(mean_loss_of(model, data, words), loss, rtol=1e-12)
+    places = loss_by_position(model, data, words, 9)
+    counts = [sum(len(word) + 1 > place for word in words) for place in range(len(places))]
+    assert len(places) == 1 + max(map(len, words))
+    np.testing.assert_allclose(places @ counts / sum(counts), loss, rtol=1e-12)
+    np.testing.assert_array_equal(loss_by_position(model, data, words, 2), places[:2])
 
 
 def test_padding_has_no_gradient() -> None:

@@ -33,12 +33,10 @@ def torch_cell(cell: GRUCell, leaves: dict[str, torch.Tensor], name: str) -> tor
 
 def torch_scores(model: Seq2Seq, read: list[str], before: np.ndarray) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     """The same computation in torch, one row at a time and without padding: scores of the symbol after each of `before`."""
-    leaves = {
-        name: torch.tensor(weight.data.copy(), requires_grad=True) for name, weight in model.named_parameters()
-    }
+    leaves = {name: torch.tensor(weight.data.copy(), requires_grad=True) for name, weight in model.named_parameters()}
     encoder, decoder = (torch_cell(getattr(model, name), leaves, name) for name in ("encoder", "decoder"))
     rows = []
-    for text, given in zip(read, before, strict=True):
+    for text, symbols_before in zip(read, before, strict=True):
         symbols = [*("abc".index(character) + 1 for character in text), END]
         h = torch.zeros(1, encoder.hidden_size, dtype=torch.float64)
         memory = []
@@ -47,7 +45,7 @@ def torch_scores(model: Seq2Seq, read: list[str], before: np.ndarray) -> tuple[t
             memory.append(h[0])
         states = torch.stack(memory)  # (S, H)
         context, steps = h, []
-        for symbol in given:
+        for symbol in symbols_before:
             if model.attention is not None:
                 meeting = h @ leaves["attention.from_state.weight"] + states @ leaves["attention.from_memory.weight"]
                 context = (torch.tanh(meeting) @ leaves["attention.direction"]).softmax(0)[None] @ states

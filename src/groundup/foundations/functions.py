@@ -52,7 +52,9 @@ def cross_entropy(logits: Tensor, targets: ArrayLike, mask: ArrayLike | None = N
     if mask is not None:
         counts = np.asarray(mask, np.bool_)
         if counts.shape != wanted.shape or not counts.any():
-            raise UsageError(f"a mask of shape {counts.shape} with {counts.sum()} places beside targets of {wanted.shape}")
+            raise UsageError(
+                f"a mask of shape {counts.shape} with {counts.sum()} places beside targets of {wanted.shape}"
+            )
         counts = counts.reshape(-1)
     flat_targets = flat_targets[counts]
     loss, logs = backward.cross_entropy_forward(flat[counts], flat_targets)

@@ -238,8 +238,12 @@ def train_seq2seq(
 
 def share_exact(model: Seq2Seq, alphabet: Alphabet, examples: Sequence[Example]) -> float:
     """The share of examples that the model writes without a single wrong symbol."""
-    written, _ = model.write(alphabet.encode([read for read, _ in examples]), longest=2 + max(len(b) for _, b in examples))
-    return float(np.mean([ours == wanted for ours, (_, wanted) in zip(alphabet.decode(written), examples, strict=True)]))
+    written, _ = model.write(
+        alphabet.encode([read for read, _ in examples]), longest=2 + max(len(b) for _, b in examples)
+    )
+    return float(
+        np.mean([ours == wanted for ours, (_, wanted) in zip(alphabet.decode(written), examples, strict=True)])
+    )
 
 
 def _length(row: Ids) -> int:

@@ -16,10 +16,21 @@ ExampleMaker: TypeAlias = Callable[[np.random.Generator], Example]
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 DATE_CHARACTERS = LETTERS + "0123456789 .,-"
-_MONTHS = (
-    "january february march april may june july august september october november december".split()  # no locale
-)
-_WEEKDAYS = "monday tuesday wednesday thursday friday saturday sunday".split()
+_MONTHS = [
+    "january",
+    "february",
+    "march",
+    "april",
+    "may",
+    "june",
+    "july",
+    "august",
+    "september",
+    "october",
+    "november",
+    "december",
+]  # no locale
+_WEEKDAYS = ["monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday"]
 _FIRST, _LAST = datetime.date(1900, 1, 1).toordinal(), datetime.date(2099, 12, 31).toordinal()
 
 

@@ -12,6 +12,7 @@ Sources: Hochreiter 1991; Bengio et al. 1994; Pascanu et al. 2013, section 2; Ho
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -22,7 +23,7 @@ from groundup.core.errors import UsageError
 from groundup.core.progress import Progress
 from groundup.foundations.functions import cross_entropy
 from groundup.foundations.modules import Embedding, Linear, Module, parameter
-from groundup.foundations.optimizers import Adam, clip_gradients
+from groundup.foundations.optimizers import Adam, Optimizer, clip_gradients
 from groundup.foundations.recurrent import Cell, unroll
 from groundup.foundations.tensor import Tensor, no_grad
 
@@ -111,11 +112,18 @@ class Remembered:
 
     Attributes:
         accuracy: share of right answers to 500 new sequences.
-        steps: updates until the answers of the last batches were all right, or all that were allowed.
+        losses: cross-entropy of each update's batch, in nats; as many as it took until ten batches in a row were answered without
+            a mistake, or as were allowed.
+        norms: of the gradient of each, before clipping.
     """
 
     accuracy: float
-    steps: int
+    losses: list[float]
+    norms: list[float]
+
+
+def _adam(parameters: list[Tensor]) -> Optimizer:
+    return Adam(parameters, 5e-3)
 
 
 def learn_to_remember(
@@ -123,34 +131,46 @@ def learn_to_remember(
     distance: int,
     random: np.random.Generator,
     *,
-    steps: int = 400,
+    steps: int = 300,
     num_symbols: int = 4,
     hidden_size: int = 32,
     batch_size: int = 32,
-    rate: float = 3e-3,
-    clip: float = 1.0,
+    make_optimizer: Callable[[list[Tensor]], Optimizer] = _adam,
+    clip: float | None = 1.0,
     progress: Progress | None = None,
 ) -> Remembered:
     """Train an `Answerer` on fresh sequences of one distance and ask it new ones.
 
-    Training ends early when ten batches in a row were answered without a mistake.
+    Args:
+        make_cell: of the cell.
+        distance, num_symbols: as in `first_symbol_batch`.
+        random: draws the weights and the sequences.
+        steps: most updates; training ends when ten batches in a row were answered without a mistake.
+        hidden_size: numbers of the state.
+        batch_size: sequences of an update.
+        make_optimizer: of the parameters; by default Adam with a rate of 0.005.
+        clip: largest norm of a gradient; None leaves it as it is.
+        progress: called with (updates done, all updates).
     """
     model = Answerer(make_cell, num_symbols, hidden_size, random)
     model.convert(np.float32)
-    optimizer = Adam(model.parameters(), rate)
-    step = in_a_row = 0
-    while step < steps and in_a_row < 10:
+    optimizer = make_optimizer(model.parameters())
+    losses: list[float] = []
+    norms: list[float] = []
+    in_a_row = 0
+    while len(losses) < steps and in_a_row < 10:
         ids, answers = first_symbol_batch(random, batch_size, distance, num_symbols)
         optimizer.zero_grad()
         logits = model(ids)
-        cross_entropy(logits, answers).backward()
-        clip_gradients(optimizer.parameters, clip)
+        loss = cross_entropy(logits, answers)
+        loss.backward()
+        norms.append(clip_gradients(optimizer.parameters, math.inf if clip is None else clip))
         optimizer.step()
+        losses.append(loss.item())
         in_a_row = in_a_row + 1 if (logits.data.argmax(axis=1) == answers).all() else 0
-        step += 1
         if progress is not None:
-            progress(step, steps)
+            progress(len(losses), steps)
     ids, answers = first_symbol_batch(random, 500, distance, num_symbols)
     with no_grad():
         right = model(ids).data.argmax(axis=1) == answers
-    return Remembered(accuracy=float(right.mean()), steps=step)
+    return Remembered(accuracy=float(right.mean()), losses=losses, norms=norms)

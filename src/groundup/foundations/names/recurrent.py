@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from groundup.core.errors import UsageError, suggest
 from groundup.core.progress import Progress
-from groundup.foundations.functions import cross_entropy, softmax
+from groundup.foundations.functions import cross_entropy, log_softmax, softmax
 from groundup.foundations.modules import Embedding, Linear, Module
 from groundup.foundations.names.data import BOUNDARY, Ids, NameData
 from groundup.foundations.names.training import MAX_LENGTH, share_of_rate
@@ -40,7 +40,13 @@ class RecurrentModel(Module):
     """
 
     def __init__(
-        self, kind: str, vocab_size: int, random: np.random.Generator, *, embedding_size: int = 32, hidden_size: int = 128
+        self,
+        kind: str,
+        vocab_size: int,
+        random: np.random.Generator,
+        *,
+        embedding_size: int = 32,
+        hidden_size: int = 128,
     ) -> None:
         if kind not in CELLS:
             raise UsageError(f"there is no cell {kind!r}{suggest(kind, tuple(CELLS))}: {', '.join(CELLS)}")
@@ -111,6 +117,19 @@ def mean_loss_of(model: RecurrentModel, data: NameData, words: Sequence[str]) ->
             total += model.loss(ids, mask).item() * mask.sum()
             count += mask.sum()
     return float(total / count)
+
+
+def loss_by_position(model: RecurrentModel, data: NameData, words: Sequence[str], longest: int) -> NDArray[np.float64]:
+    """The mean loss of the first character of words, of the second, and so on; the end counts as one.
+
+    Returns:
+        (at most `longest`,), in nats; fewer where no word is as long.
+    """
+    ids, mask = padded([data.encode(word) for word in words])
+    with no_grad():
+        logs = log_softmax(model.logits(ids[:, :-1])).data
+    losses = -np.take_along_axis(logs, ids[:, 1:, None], axis=2)[:, :, 0] * mask
+    return (losses.sum(axis=0) / mask.sum(axis=0))[:longest].astype(np.float64)
 
 
 def train_recurrent(

@@ -108,6 +108,28 @@ LESSONS: tuple[Lesson, ...] = (
         code=("foundations/gpt.py", "model/plain_gpt.py", "recipes/levels.py"),
         concept="levels.md",
     ),
+    Lesson(
+        name="recurrent",
+        summary="RNN, GRU and LSTM: a state in the place of a window, trained on names or words.",
+        function="groundup.recipes.first.recurrent:show_recurrent",
+        learns_from="words",
+        code=("foundations/recurrent.py", "foundations/names/recurrent.py"),
+        concept="recurrent.md",
+    ),
+    Lesson(
+        name="vanishing",
+        summary="How far back a gradient reaches: vanishing, exploding, gates, clipping.",
+        function="groundup.recipes.first.recurrent:show_vanishing",
+        code=("foundations/vanishing.py", "foundations/recurrent.py"),
+        concept="recurrent.md",
+    ),
+    Lesson(
+        name="seq2seq",
+        summary="One sequence into another: words turned round and dates, with attention and without.",
+        function="groundup.recipes.first.seq2seq:show_seq2seq",
+        code=("foundations/seq2seq.py", "foundations/seq2seq_tasks.py"),
+        concept="seq2seq.md",
+    ),
 )
 
 
