@@ -190,7 +190,8 @@ class Seq2Seq(Module):
             encoded = self.encode(read)
             state: State = (encoded.last,)
             column, ended = np.full(len(read), END), np.zeros(len(read), np.bool_)
-            columns, looks = [], []
+            columns: list[Ids] = []
+            looks: list[NDArray[np.floating]] = []
             while len(columns) < longest and not ended.all():
                 logits, state, shares = self.step(column, state, encoded)
                 column = np.where(ended, END, logits.data.argmax(axis=1))

@@ -64,7 +64,8 @@ def gradient_by_distance(cell: Cell, inputs: NDArray[np.floating], random: np.ra
     for distance, parts in enumerate(reversed(probes)):
         squares = sum((probe.grad**2).sum(axis=1) for probe in parts if probe.grad is not None)
         norms[distance] = np.sqrt(squares).mean()
-    return norms / norms[0]
+    shares: NDArray[np.float64] = norms / norms[0]
+    return shares
 
 
 def first_symbol_batch(

@@ -72,7 +72,8 @@ class RecurrentModel(Module):
     def sample(self, random: np.random.Generator, count: int) -> Ids:
         """Names drawn character by character, (count, at most `MAX_LENGTH`); after its end a name goes on with boundaries."""
         column = np.full(count, BOUNDARY)
-        state, columns = self.cell.initial_state(count), []
+        state = self.cell.initial_state(count)
+        columns: list[Ids] = []
         ended = np.zeros(count, np.bool_)
         with no_grad():
             while len(columns) < MAX_LENGTH and not ended.all():
@@ -129,7 +130,8 @@ def loss_by_position(model: RecurrentModel, data: NameData, words: Sequence[str]
     with no_grad():
         logs = log_softmax(model.logits(ids[:, :-1])).data
     losses = -np.take_along_axis(logs, ids[:, 1:, None], axis=2)[:, :, 0] * mask
-    return (losses.sum(axis=0) / mask.sum(axis=0))[:longest].astype(np.float64)
+    means: NDArray[np.float64] = losses.sum(axis=0, dtype=np.float64) / mask.sum(axis=0)
+    return means[:longest]
 
 
 def train_recurrent(

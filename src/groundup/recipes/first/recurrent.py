@@ -272,7 +272,7 @@ def _show_clipping(page: Page, pace: Pace) -> None:
         f"Right answers after at most {steps} updates, and the largest norm of a gradient on the way (before it was clipped).",
         ("beginning", "#clipped: right", "#largest norm", "#not clipped: right", "#largest norm "),
     )
-    traces: list[tuple[str, str, Floats]] = []
+    traces: list[tuple[str, str, list[float] | Floats]] = []
     solved = {"clipped": 0, "not clipped": 0}
     with console.progress("train", 8, "runs") as ticker:
         for beginning in range(4):

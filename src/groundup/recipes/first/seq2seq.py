@@ -17,7 +17,7 @@ from groundup.foundations.seq2seq_tasks import DATE_CHARACTERS, LETTERS, Example
 from groundup.recipes.first.material import Material, Pace
 from groundup.recipes.first.page import Page
 from groundup.recipes.first.points import draw_curves
-from groundup.recipes.first.recurrent import running_mean
+from groundup.recipes.first.recurrent import Floats, running_mean
 from groundup.recipes.report.charts import BASE, CHAT, GRID, INK, OTHER
 from groundup.recipes.report.tables import Table
 from groundup.recipes.report.words import count, percent
@@ -159,7 +159,9 @@ def _window(steps: int) -> int:
 
 def _draw_losses(trained: dict[bool, Trained], steps: int) -> Callable[[Axes], None]:
     window = _window(steps)
-    curves = [(title, colour, running_mean(trained[way].losses, window)) for way, title, colour in WAYS]
+    curves: list[tuple[str, str, list[float] | Floats]] = [
+        (title, colour, running_mean(trained[way].losses, window)) for way, title, colour in WAYS
+    ]
     return draw_curves(curves, across="update", up="loss (nats a character)", start=window)
 
 
