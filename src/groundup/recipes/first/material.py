@@ -46,10 +46,13 @@ class Material:
 
     Args:
         source: a named source, a file or a folder, as other commands take it; by default the documentation of this Python.
+
+    Attributes:
+        is_given: whether the user named it.
     """
 
     def __init__(self, source: str | None = None) -> None:
-        self.source = source or DEFAULT_SOURCE
+        self.source, self.is_given = source or DEFAULT_SOURCE, source is not None
 
     @cached_property
     def _texts(self) -> list[str]:
@@ -81,3 +84,24 @@ class Material:
                 f"{self.source} holds {len(words)} different words, too few to learn from: at least {MIN_WORDS} are needed"
             )
         return words
+
+    def labelled(self) -> tuple[list[str], list[str]]:
+        """Texts and their labels, from lines of a label, a tab and a text (the form of the SMS Spam Collection).
+
+        Raises:
+            DataError: naming the first line that is none, or for labels that cannot be learned.
+        """
+        lines = [line for text in self._texts for line in text.split("\n") if line.strip()]
+        pairs = [line.split("\t", 1) for line in lines]
+        for number, pair in enumerate(pairs, start=1):
+            if len(pair) != 2 or not pair[0].strip() or len(pair[0]) > 40:
+                raise DataError(
+                    f"{self.source}, line {number} of those that hold text, is no label, tab and text: {lines[number - 1][:60]!r}"
+                )
+        labels = [first.strip() for first, _ in pairs]
+        numbers = Counter(labels)
+        if not 2 <= len(numbers) <= 50 or len(pairs) < MIN_WORDS:
+            raise DataError(
+                f"{self.source} holds {len(pairs)} messages of {len(numbers)} labels: at least {MIN_WORDS} of 2 to 50 labels are needed"
+            )
+        return [text for _, text in pairs], labels
