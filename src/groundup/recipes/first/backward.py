@@ -151,7 +151,9 @@ def _differences(case: Case, random: np.random.Generator) -> list[tuple[str, flo
 
 
 def _show_cross_entropy(page: Page, random: np.random.Generator) -> None:
-    logits, target = random.normal(size=(1, 12)) * 1.5, np.array([4])
+    logits = random.normal(size=(1, 12)) * 1.5
+    # The second likeliest: wrong, and not hopeless.
+    target = np.argsort(logits[0])[-2:-1]
     _, logs = backward.cross_entropy_forward(logits, target)
     gradient = backward.cross_entropy_backward(1.0, logs, target)[0]
     page.section("Cross-entropy: pull one down, push the others")
@@ -169,7 +171,7 @@ def _show_cross_entropy(page: Page, random: np.random.Generator) -> None:
 
     page.chart(
         "Gradient of cross-entropy",
-        f"The target (orange) has the probability {percent(float(np.exp(logs[0, 4])))}. The bars sum to {scientific(float(gradient.sum()))}.",
+        f"The target (orange) has the probability {percent(float(np.exp(logs[0, target[0]])))}. The bars sum to {scientific(float(gradient.sum()))}.",
         draw,
     )
 
@@ -196,7 +198,8 @@ def _show_norm(page: Page, random: np.random.Generator) -> None:
     along = float(np.abs(right.sum(axis=-1)).max()), float(np.abs((right * saved.normed).sum(axis=-1)).max())
     page.text(
         f"A check without another implementation: adding a number to a row, or stretching it, does not change the result, so the gradient has "
-        f"no part along either. Its rows sum to {scientific(along[0])} at most, and their products with the normed row to {scientific(along[1])}."
+        f"no part along either. Its rows sum to {scientific(along[0])} at most, and "
+        f"their products with the normed row to {scientific(along[1])}, which would be 0 without epsilon."
     )
 
 

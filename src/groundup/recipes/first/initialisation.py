@@ -103,6 +103,7 @@ def _losses(
             [(one.name, one.colour, trailing_mean(found.losses, len(found.losses) // 50)) for one, found in studies.items()],
             across="update", up="loss (nats)", log=True,
         ),
+        height_in=3.4,
     )  # fmt: skip
     table = Table(
         f"Beginnings and ends. Saturated: beyond {SATURATED:g}, where a tanh lets less than 6% of a gradient through.",
@@ -126,7 +127,7 @@ def _activations(page: Page, studies: dict[Beginning, Study]) -> None:
     page.text(
         "The values behind each tanh, by layer, dark for the first layer and light for the last. At -1 and 1 a unit is saturated: its slope "
         "is 0 and no gradient passes. At 0 all of it passes, but nothing is said. Batch norm sets every unit to mean 0 and deviation 1 "
-        "over the batch, whatever the weights are."
+        "over the batch, whatever the weights are; the last layer has none behind it, and its scores stay as large as they were begun."
     )
     for one, found in studies.items():
         values = [layer.values for layer in found.before]
@@ -154,6 +155,8 @@ def _gradients(page: Page, studies: dict[Beginning, Study]) -> None:
                 ],
                 across="layer", up="deviation of the gradient", log=True, start=1,
             ),
+            height_in=3.4,
+            left_in=0.9,
         )  # fmt: skip
     chosen = [one for one in studies if one.name in ("too small", "gain 5/3")]
     for one in chosen:

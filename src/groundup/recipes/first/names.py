@@ -97,14 +97,21 @@ def show_bigram(page: Page, material: Material, pace: Pace) -> None:
         "random and follows the gradient of the mean of -log p(next). Where that is least, its probabilities are the table's."
     )
     least = _loss_of_pairs(table, data)
+    early = max(2, len(losses) // 10)
     page.chart(
         "Loss by update",
-        f"The loss over all pairs, and that of the counted table, {decimal(least, 4)} nats, which nothing of this form can pass.",
+        f"The loss over all pairs in the first tenth of the training, and that of the counted table, {decimal(least, 4)} nats.",
         draw_curves(
-            [("network", CHAT, losses), ("counted", INK, np.full(len(losses), least))],
+            [("network", CHAT, losses[:early]), ("counted", INK, np.full(early, least))],
             across="update", up="loss (nats)",
         ),
     )  # fmt: skip
+    page.chart(
+        "Loss above the table's",
+        "What is left above the counted table's loss, which nothing of this form can pass.",
+        draw_curves([("", CHAT, np.maximum(losses - least, 1e-12))], across="update", up="nats above", log=True),
+        left_in=0.9,
+    )
     difference = float(np.abs(learned - table).max())
     listing = Table("Nats a character, each end counted as one.", ("part", "#counted", "#network", "#a guess"))
     for part in counted:
@@ -144,7 +151,7 @@ def _counted_loss(model: NGramModel, data: NameData, words: list[str]) -> float:
 def show_mlp(page: Page, material: Material, pace: Pace) -> None:
     """Three characters of context, a vector for each, one hidden layer."""
     data = _data(material, pace)
-    model, losses = _train_mlp(data, pace)
+    model, losses = train_mlp(data, pace)
     page.section("A vector for each character")
     page.text(
         f"{_told(data)} A table of counts for three characters of context would have {data.vocab_size**3:,} rows, most of them empty. "
@@ -170,7 +177,8 @@ def show_mlp(page: Page, material: Material, pace: Pace) -> None:
     _samples(page, model, data, pace)
 
 
-def _train_mlp(data: NameData, pace: Pace) -> tuple[ContextMLP, Floats]:
+def train_mlp(data: NameData, pace: Pace) -> tuple[ContextMLP, Floats]:
+    """The perceptron as this lesson trains it, and the losses of its batches."""
     random = np.random.default_rng(pace.seed)
     model = ContextMLP(data.vocab_size, random)
     return model, _train(model, data, random, MLP_RECIPE, pace, "train the MLP")
@@ -182,10 +190,8 @@ def _train_mlp(data: NameData, pace: Pace) -> tuple[ContextMLP, Floats]:
 def show_wavenet(page: Page, material: Material, pace: Pace) -> None:
     """Eight characters of context, joined two by two; all models side by side."""
     data = _data(material, pace)
-    mlp, _ = _train_mlp(data, pace)
-    random = np.random.default_rng(pace.seed)
-    model = HierarchicalModel(data.vocab_size, random)
-    losses = _train(model, data, random, WAVENET_RECIPE, pace, "train the hierarchy")
+    mlp, _ = train_mlp(data, pace)
+    model, losses = train_wavenet(data, pace)
     page.section("Two by two")
     page.text(
         f"{_told(data)} Eight characters of context pressed into one hidden layer lose their order in one go. Here a first layer joins "
@@ -202,6 +208,13 @@ def show_wavenet(page: Page, material: Material, pace: Pace) -> None:
     page.chart("Loss by update", "The loss of each batch, as a running mean.", _smooth_curve(losses))
     _compare(page, material, data, {"mlp": _losses_of(mlp, data), "wavenet": _losses_of(model, data)})
     _samples(page, model, data, pace)
+
+
+def train_wavenet(data: NameData, pace: Pace) -> tuple[HierarchicalModel, Floats]:
+    """The hierarchy as this lesson trains it, and the losses of its batches."""
+    random = np.random.default_rng(pace.seed)
+    model = HierarchicalModel(data.vocab_size, random)
+    return model, _train(model, data, random, WAVENET_RECIPE, pace, "train the hierarchy")
 
 
 # ------------------------------------------------------------------------------------------ what they share
