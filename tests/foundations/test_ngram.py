@@ -149,12 +149,11 @@ def test_without_k_only_what_was_seen_is_possible() -> None:
     assert model.bits([0, 3]).tolist() == [0.0, math.inf]
 
 
-def test_the_share_of_unseen_n_grams() -> None:
+def test_unseen_n_grams_are_found() -> None:
     for kind in MODELS:
         model = MODELS[kind][0]([[0, 1, 2]], 4, 2)
-        assert model.unseen([[0, 1, 1, 2]]) == 0.25
-        with pytest.raises(DataError, match="no text whose n-grams"):
-            model.unseen([[]])
+        assert model.unseen([[0, 1, 1, 2], [], [1]]).tolist() == [False, False, True, False, True]
+        assert model.unseen([[]]).tolist() == []
 
 
 @pytest.mark.parametrize("kind", MODELS)

@@ -96,12 +96,10 @@ class NGramModel:
         bits = self._bits(self._grams(documents))
         return np.asarray(np.bincount(owner, weights=bits, minlength=len(documents)), dtype=np.float64)
 
-    def unseen(self, documents: Sequence[Any]) -> float:
-        """The share of the documents' n-grams (of the model's order) that the training text does not have."""
-        grams = self._grams(documents)
-        if not len(grams):
-            raise DataError("there is no text whose n-grams could be unseen")
-        return float((_look_up(self.levels[-1].keys, self.levels[-1].counts, grams) == 0).mean())
+    def unseen(self, documents: Sequence[Any]) -> NDArray[np.bool_]:
+        """For each symbol of the documents: whether the n-gram that ends at it is not in the training text."""
+        counts = _look_up(self.levels[-1].keys, self.levels[-1].counts, self._grams(documents))
+        return np.asarray(counts == 0, np.bool_)
 
     def distribution(self, context: Sequence[int]) -> FloatArray:
         """The probability of every symbol after `context` (only its last order - 1 symbols count)."""

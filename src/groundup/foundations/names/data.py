@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from groundup.core.errors import DataError, UsageError
 
 Ids = NDArray[np.int64]
+Floats = NDArray[np.float64]
 
 #: The id of the boundary.
 BOUNDARY = 0

@@ -7,6 +7,8 @@ of WaveNet's dilated convolutions that ends at one prediction, without its gates
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from groundup.core.errors import UsageError
@@ -43,7 +45,7 @@ class HierarchicalModel(Module):
         self.layers = []
         size = embedding_size
         for _ in range(block_size.bit_length() - 1):
-            parts = [
+            parts: list[Callable[[Tensor], Tensor]] = [
                 Linear(2 * size, hidden_size, random, gain=TANH_GAIN, bias=False),
                 BatchNorm(hidden_size),
                 Activation(Tensor.tanh),

@@ -9,17 +9,14 @@ from collections.abc import Callable
 from typing import Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
 from groundup.core.errors import UsageError
 from groundup.core.progress import Progress
 from groundup.foundations.backward import softmax_forward
 from groundup.foundations.functions import cross_entropy
-from groundup.foundations.names.data import BOUNDARY, Ids, NameData
-from groundup.foundations.optimizers import AdamW
+from groundup.foundations.names.data import BOUNDARY, Floats, Ids, NameData
+from groundup.foundations.optimizers import Optimizer
 from groundup.foundations.tensor import Tensor, no_grad
-
-Floats = NDArray[np.float64]
 
 #: No made-up word is longer: a model that never ends one would run for ever.
 MAX_LENGTH = 40
@@ -43,24 +40,22 @@ def train(
     x: Ids,
     y: Ids,
     random: np.random.Generator,
+    optimizer: Optimizer,
     *,
     steps: int,
     batch_size: int = 256,
-    rate: float = 0.01,
-    weight_decay: float = 0.01,
     after_step: Callable[[int], None] | None = None,
     progress: Progress | None = None,
 ) -> Floats:
-    """Train by AdamW; the rate rises over the first twentieth of the steps and then falls to 0 in a straight line.
+    """Train; the rate rises over the first twentieth of the steps and then falls to 0 in a straight line.
 
     Args:
         model: is trained in place.
         x, y: contexts (N, block) and what followed each (N,).
         random: draws the batches: all contexts in a new order, then again.
+        optimizer: of the model's parameters; its rate is the highest.
         steps: updates.
         batch_size: contexts of an update.
-        rate: the highest.
-        weight_decay: of AdamW.
         after_step: called with the number of the update while its gradients are still there.
         progress: called with (updates done, all updates).
 
@@ -71,7 +66,7 @@ def train(
         raise UsageError(f"{steps} steps of batches of {batch_size}: both must be at least 1")
     if not len(y):
         raise UsageError("there is no context to train on")
-    optimizer = AdamW(model.parameters(), rate, betas=(0.9, 0.99), weight_decay=weight_decay)
+    rate = optimizer.rate
     model.train()
     losses = np.empty(steps)
     order = np.empty(0, np.int64)
