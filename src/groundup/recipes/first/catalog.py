@@ -145,20 +145,6 @@ LESSONS: tuple[Lesson, ...] = (
         concept="makemore.md",
     ),
     Lesson(
-        name="backward",
-        summary="Backward passes by hand: cross-entropy, batch and layer norm, attention, checked by small steps.",
-        function="groundup.recipes.first.backward:show_backward",
-        code=("foundations/backward.py",),
-        concept="backward-by-hand.md",
-    ),
-    Lesson(
-        name="levels",
-        summary="One GPT at four levels, equal in loss and gradients: what each costs a token.",
-        function="groundup.recipes.first.levels:show_levels",
-        code=("foundations/gpt.py", "model/plain_gpt.py", "recipes/levels.py"),
-        concept="levels.md",
-    ),
-    Lesson(
         name="recurrent",
         summary="RNN, GRU and LSTM: a state in the place of a window, trained on names or words.",
         function="groundup.recipes.first.recurrent:show_recurrent",
@@ -179,6 +165,20 @@ LESSONS: tuple[Lesson, ...] = (
         function="groundup.recipes.first.seq2seq:show_seq2seq",
         code=("foundations/seq2seq.py", "foundations/seq2seq_tasks.py"),
         concept="seq2seq.md",
+    ),
+    Lesson(
+        name="backward",
+        summary="Backward passes by hand: cross-entropy, batch and layer norm, attention, checked by small steps.",
+        function="groundup.recipes.first.backward:show_backward",
+        code=("foundations/backward.py",),
+        concept="backward-by-hand.md",
+    ),
+    Lesson(
+        name="levels",
+        summary="One GPT at four levels, equal in loss and gradients: what each costs a token.",
+        function="groundup.recipes.first.levels:show_levels",
+        code=("foundations/gpt.py", "model/plain_gpt.py", "recipes/levels.py"),
+        concept="levels.md",
     ),
 )
 

@@ -18,18 +18,12 @@ from groundup.foundations.recurrent import Cell, GRUCell, LSTMCell, RNNCell
 from groundup.foundations.vanishing import MakeCell, gradient_by_distance, learn_to_remember, set_recurrence
 from groundup.recipes.first.material import Material, Pace
 from groundup.recipes.first.page import Page
-from groundup.recipes.first.points import draw_curves
+from groundup.recipes.first.points import draw_curves, trailing_mean
 from groundup.recipes.report.charts import BASE, CHAT, GRID, INK, OTHER, SOFT, tick
 from groundup.recipes.report.tables import Table
 from groundup.recipes.report.words import count, decimal, percent, scientific
 
 Floats = NDArray[np.float64]
-
-
-def running_mean(values: Sequence[float], window: int) -> Floats:
-    """Means of so many neighbours; shorter than the values by what has not all of them."""
-    window = max(1, min(window, len(values)))
-    return np.convolve(values, np.ones(window) / window, mode="valid")
 
 
 # ---------------------------------------------------------------------------------------------- recurrent
@@ -82,7 +76,10 @@ def show_recurrent(page: Page, material: Material, pace: Pace) -> None:
         "Loss by update",
         f"The loss of the batches, a running mean of {window}.",
         draw_curves(
-            [(title, colour, running_mean(losses[kind], window)) for kind, title, colour in KINDS],
+            [
+                (title, colour, trailing_mean(np.array(losses[kind]), window)[window - 1 :])
+                for kind, title, colour in KINDS
+            ],
             across="update",
             up="loss (nats a character)",
             start=window,
@@ -91,7 +88,7 @@ def show_recurrent(page: Page, material: Material, pace: Pace) -> None:
     page.chart(
         "Loss by position",
         "The validation loss of the first character, of the second, and so on. The first is a guess from nothing; each further one "
-        "has more before it to go by.",
+        "has more before it to go by, though some places are harder than others.",
         draw_curves(
             [
                 (title, colour, loss_by_position(models[kind], data, data.validation, LONGEST_POSITION))

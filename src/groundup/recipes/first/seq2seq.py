@@ -16,8 +16,7 @@ from groundup.foundations.seq2seq import Alphabet, Seq2Seq, share_exact, train_s
 from groundup.foundations.seq2seq_tasks import DATE_CHARACTERS, LETTERS, ExampleMaker, date, reversal
 from groundup.recipes.first.material import Material, Pace
 from groundup.recipes.first.page import Page
-from groundup.recipes.first.points import draw_curves
-from groundup.recipes.first.recurrent import Floats, running_mean
+from groundup.recipes.first.points import draw_curves, trailing_mean
 from groundup.recipes.report.charts import BASE, CHAT, GRID, INK, OTHER
 from groundup.recipes.report.tables import Table
 from groundup.recipes.report.words import count, percent
@@ -159,8 +158,9 @@ def _window(steps: int) -> int:
 
 def _draw_losses(trained: dict[bool, Trained], steps: int) -> Callable[[Axes], None]:
     window = _window(steps)
-    curves: list[tuple[str, str, list[float] | Floats]] = [
-        (title, colour, running_mean(trained[way].losses, window)) for way, title, colour in WAYS
+    curves: list[tuple[str, str, list[float] | NDArray[np.float64]]] = [
+        (title, colour, trailing_mean(np.array(trained[way].losses), window)[window - 1 :])
+        for way, title, colour in WAYS
     ]
     return draw_curves(curves, across="update", up="loss (nats a character)", start=window)
 
