@@ -277,7 +277,7 @@ def _compare(page: Page, material: Material, data: NameData, found: dict[str, di
     names = {"bigram": "bigram, counted", "mlp": "MLP, 3 characters", "wavenet": "WaveNet-like, 8 characters"}
     model = count_bigram(data)
     losses = {"bigram": {part: _counted_loss(model, data, words) for part, words in _parts(data).items()}, **found}
-    known = _is_published(material)
+    known = is_published(material)
     page.section("Losses")
     page.text(
         "Nats a character, each word's end counted as one. The validation and the test part were not learned from."
@@ -285,7 +285,8 @@ def _compare(page: Page, material: Material, data: NameData, found: dict[str, di
     if known:
         page.text(
             "The published figures are of the same list with its repeated names, 2,539 of them, of which some stand in training and in "
-            "the held-out part; here each name stands once, so a held-out name was never seen."
+            "the held-out part; here each name stands once, so a held-out name was never seen. The bigram's is of the names that were "
+            "counted, as one for training."
         )
     head = ("model", "#training", "#validation", "#test", *(("#published",) if known else ()))
     table = Table("Losses of the models.", head)
@@ -321,9 +322,10 @@ def _smooth_curve(losses: Floats) -> Callable[[Axes], None]:
     return draw_curves([("", CHAT, trailing_mean(losses, len(losses) // 100))], across="update", up="loss (nats)")
 
 
-def _is_published(material: Material) -> bool:
+def is_published(material: Material) -> bool:
+    """Whether the material is the list with which makemore was published."""
     return hashlib.sha256("\n".join(material.words()).encode()).hexdigest() == PUBLISHED_LIST
 
 
 def _published(material: Material, name: str, note: str) -> str:
-    return f"{note}; published {PUBLISHED[name]:g}" if _is_published(material) else note
+    return f"{note}; published {PUBLISHED[name]:g}" if is_published(material) else note
