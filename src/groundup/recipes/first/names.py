@@ -57,7 +57,7 @@ class Recipe:
 
 
 MLP_RECIPE = Recipe(passes=14, batch_size=512, rate=0.01, weight_decay=0.01)
-WAVENET_RECIPE = Recipe(passes=14, batch_size=512, rate=0.01, weight_decay=0.03)
+WAVENET_RECIPE = Recipe(passes=14, batch_size=512, rate=0.006, weight_decay=0.1)
 
 
 # ------------------------------------------------------------------------------------------------ bigram
