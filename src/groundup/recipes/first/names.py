@@ -91,27 +91,7 @@ def show_bigram(page: Page, material: Material, pace: Pace) -> None:
         height_in=4.7,
         left_in=0.5,
     )  # fmt: skip
-    page.section("The same by gradients")
-    page.text(
-        "A network of one layer: a row of scores for the character before, and softmax makes probabilities of them. It begins at "
-        "random and follows the gradient of the mean of -log p(next). Where that is least, its probabilities are the table's."
-    )
-    least = _loss_of_pairs(table, data)
-    early = max(2, len(losses) // 10)
-    page.chart(
-        "Loss by update",
-        f"The loss over all pairs in the first tenth of the training, and that of the counted table, {decimal(least, 4)} nats.",
-        draw_curves(
-            [("network", CHAT, losses[:early]), ("counted", INK, np.full(early, least))],
-            across="update", up="loss (nats)",
-        ),
-    )  # fmt: skip
-    page.chart(
-        "Loss above the table's",
-        "What is left above the counted table's loss, which nothing of this form can pass.",
-        draw_curves([("", CHAT, np.maximum(losses - least, 1e-12))], across="update", up="nats above", log=True),
-        left_in=0.9,
-    )
+    _same_by_gradients(page, losses, _loss_of_pairs(table, data))
     difference = float(np.abs(learned - table).max())
     listing = Table("Nats a character, each end counted as one.", ("part", "#counted", "#network", "#a guess"))
     for part in counted:
@@ -130,6 +110,30 @@ def show_bigram(page: Page, material: Material, pace: Pace) -> None:
     )
     page.fact("loss, network", decimal(trained["test"], 4), "nats a character, held out")
     page.fact("largest difference", scientific(difference), "of a probability, counted and learned")
+
+
+def _same_by_gradients(page: Page, losses: Floats, least: float) -> None:
+    """The training of the network, beside the loss of the counted table."""
+    page.section("The same by gradients")
+    page.text(
+        "A network of one layer: a row of scores for the character before, and softmax makes probabilities of them. It begins at "
+        "random and follows the gradient of the mean of -log p(next). Where that is least, its probabilities are the table's."
+    )
+    early = max(2, len(losses) // 10)
+    page.chart(
+        "Loss by update",
+        f"The loss over all pairs in the first tenth of the training, and that of the counted table, {decimal(least, 4)} nats.",
+        draw_curves(
+            [("network", CHAT, losses[:early]), ("counted", INK, np.full(early, least))],
+            across="update", up="loss (nats)",
+        ),
+    )  # fmt: skip
+    page.chart(
+        "Loss above the table's",
+        "What is left above the counted table's loss, which nothing of this form can pass.",
+        draw_curves([("", CHAT, np.maximum(losses - least, 1e-12))], across="update", up="nats above", log=True),
+        left_in=0.9,
+    )
 
 
 def _loss_of_pairs(table: Floats, data: NameData) -> float:
