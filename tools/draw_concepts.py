@@ -201,6 +201,8 @@ PICTURES: tuple[Picture, ...] = (
     Picture("kmeans.svg", draw_turns, cut=POINTS_CUT),
     Picture("principal-components.svg", draw_directions, cut=POINTS_CUT),
     Picture("principal-components-letters.svg", of_lesson("components", 0, source=NAMES), needs=NAMES, cut=POINTS_CUT),
+    # Untrained cells: the same at any effort.
+    Picture("vanishing.svg", of_lesson("vanishing", 0, effort=0.002)),
     Picture("levels.svg", draw_linear_graph),
 )
 

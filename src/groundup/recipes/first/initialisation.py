@@ -96,15 +96,23 @@ def _losses(
         f"A network that knows nothing should guess: its first loss is that of equal probabilities, log {data.vocab_size} = "
         f"{decimal(guess, 2)} nats. A larger one says that the scores are sure of nonsense, and the first updates only unlearn it."
     )
+    top = guess + 1
+    above = [f"{one.name} at {decimal(found.losses[0], 1)}" for one, found in studies.items() if found.losses[0] > top]
+    curves = [
+        (one.name, one.colour, trailing_mean(found.losses, len(found.losses) // 50)) for one, found in studies.items()
+    ]
+
+    def draw(axes: Axes) -> None:
+        draw_curves(curves, across="update", up="loss (nats)")(axes)
+        axes.set_ylim(top=top)
+
     page.chart(
         "Loss by update",
-        "The loss of each batch as a running mean, on a logarithmic axis.",
-        draw_curves(
-            [(one.name, one.colour, trailing_mean(found.losses, len(found.losses) // 50)) for one, found in studies.items()],
-            across="update", up="loss (nats)", log=True,
-        ),
+        "The loss of each batch as a running mean."
+        + (f" Above the picture begin: {', '.join(above)}." if above else ""),
+        draw,
         height_in=3.4,
-    )  # fmt: skip
+    )
     table = Table(
         f"Beginnings and ends. Saturated: beyond {SATURATED:g}, where a tanh lets less than 6% of a gradient through.",
         ("beginning", "#first loss", "#held-out loss", "#deviation, layer 1", f"#layer {NUM_LAYERS}", "#saturated",

@@ -57,7 +57,7 @@ class Recipe:
 
 
 MLP_RECIPE = Recipe(passes=14, batch_size=512, rate=0.01, weight_decay=0.01)
-WAVENET_RECIPE = Recipe(passes=14, batch_size=512, rate=0.01, weight_decay=0.03)
+WAVENET_RECIPE = Recipe(passes=14, batch_size=512, rate=0.006, weight_decay=0.1)
 
 
 # ------------------------------------------------------------------------------------------------ bigram
@@ -91,27 +91,7 @@ def show_bigram(page: Page, material: Material, pace: Pace) -> None:
         height_in=4.7,
         left_in=0.5,
     )  # fmt: skip
-    page.section("The same by gradients")
-    page.text(
-        "A network of one layer: a row of scores for the character before, and softmax makes probabilities of them. It begins at "
-        "random and follows the gradient of the mean of -log p(next). Where that is least, its probabilities are the table's."
-    )
-    least = _loss_of_pairs(table, data)
-    early = max(2, len(losses) // 10)
-    page.chart(
-        "Loss by update",
-        f"The loss over all pairs in the first tenth of the training, and that of the counted table, {decimal(least, 4)} nats.",
-        draw_curves(
-            [("network", CHAT, losses[:early]), ("counted", INK, np.full(early, least))],
-            across="update", up="loss (nats)",
-        ),
-    )  # fmt: skip
-    page.chart(
-        "Loss above the table's",
-        "What is left above the counted table's loss, which nothing of this form can pass.",
-        draw_curves([("", CHAT, np.maximum(losses - least, 1e-12))], across="update", up="nats above", log=True),
-        left_in=0.9,
-    )
+    _same_by_gradients(page, losses, _loss_of_pairs(table, data))
     difference = float(np.abs(learned - table).max())
     listing = Table("Nats a character, each end counted as one.", ("part", "#counted", "#network", "#a guess"))
     for part in counted:
@@ -130,6 +110,30 @@ def show_bigram(page: Page, material: Material, pace: Pace) -> None:
     )
     page.fact("loss, network", decimal(trained["test"], 4), "nats a character, held out")
     page.fact("largest difference", scientific(difference), "of a probability, counted and learned")
+
+
+def _same_by_gradients(page: Page, losses: Floats, least: float) -> None:
+    """The training of the network, beside the loss of the counted table."""
+    page.section("The same by gradients")
+    page.text(
+        "A network of one layer: a row of scores for the character before, and softmax makes probabilities of them. It begins at "
+        "random and follows the gradient of the mean of -log p(next). Where that is least, its probabilities are the table's."
+    )
+    early = max(2, len(losses) // 10)
+    page.chart(
+        "Loss by update",
+        f"The loss over all pairs in the first tenth of the training, and that of the counted table, {decimal(least, 4)} nats.",
+        draw_curves(
+            [("network", CHAT, losses[:early]), ("counted", INK, np.full(early, least))],
+            across="update", up="loss (nats)",
+        ),
+    )  # fmt: skip
+    page.chart(
+        "Loss above the table's",
+        "What is left above the counted table's loss, which nothing of this form can pass.",
+        draw_curves([("", CHAT, np.maximum(losses - least, 1e-12))], across="update", up="nats above", log=True),
+        left_in=0.9,
+    )
 
 
 def _loss_of_pairs(table: Floats, data: NameData) -> float:
@@ -277,7 +281,7 @@ def _compare(page: Page, material: Material, data: NameData, found: dict[str, di
     names = {"bigram": "bigram, counted", "mlp": "MLP, 3 characters", "wavenet": "WaveNet-like, 8 characters"}
     model = count_bigram(data)
     losses = {"bigram": {part: _counted_loss(model, data, words) for part, words in _parts(data).items()}, **found}
-    known = _is_published(material)
+    known = is_published(material)
     page.section("Losses")
     page.text(
         "Nats a character, each word's end counted as one. The validation and the test part were not learned from."
@@ -285,7 +289,8 @@ def _compare(page: Page, material: Material, data: NameData, found: dict[str, di
     if known:
         page.text(
             "The published figures are of the same list with its repeated names, 2,539 of them, of which some stand in training and in "
-            "the held-out part; here each name stands once, so a held-out name was never seen."
+            "the held-out part; here each name stands once, so a held-out name was never seen. The bigram's is of the names that were "
+            "counted, as one for training."
         )
     head = ("model", "#training", "#validation", "#test", *(("#published",) if known else ()))
     table = Table("Losses of the models.", head)
@@ -321,9 +326,10 @@ def _smooth_curve(losses: Floats) -> Callable[[Axes], None]:
     return draw_curves([("", CHAT, trailing_mean(losses, len(losses) // 100))], across="update", up="loss (nats)")
 
 
-def _is_published(material: Material) -> bool:
+def is_published(material: Material) -> bool:
+    """Whether the material is the list with which makemore was published."""
     return hashlib.sha256("\n".join(material.words()).encode()).hexdigest() == PUBLISHED_LIST
 
 
 def _published(material: Material, name: str, note: str) -> str:
-    return f"{note}; published {PUBLISHED[name]:g}" if _is_published(material) else note
+    return f"{note}; published {PUBLISHED[name]:g}" if is_published(material) else note

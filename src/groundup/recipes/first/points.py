@@ -87,6 +87,7 @@ def draw_curves(
         axes.set_xlabel(across)
         axes.set_ylabel(up)
         axes.xaxis.set_major_locator(MaxNLocator(7, integer=True))
+        axes.margins(x=0.02)
         axes.yaxis.grid(color=GRID, linewidth=0.7)
         axes.tick_params(labelcolor=SOFT)
         if log:
