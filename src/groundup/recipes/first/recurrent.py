@@ -304,9 +304,9 @@ def _plain_descent(rate: float) -> partial[SGD]:
 
 def _legend_right(axes: Axes, end: int, ticks: Sequence[int]) -> None:
     """Names of the lines beside their ends: over many lines there is no room."""
-    axes.set_xlim(0, 1.75 * end)
+    axes.set_xlim(0, 2.1 * end)
     axes.set_xticks(ticks)
-    axes.legend(labelcolor=INK, fontsize=7.5, loc="center right", borderaxespad=0)
+    axes.legend(labelcolor=INK, loc="center right", borderaxespad=0)
 
 
 def _short(value: float) -> str:
