@@ -71,7 +71,13 @@ def show_recurrent(page: Page, material: Material, pace: Pace) -> None:
         )
         page.fact(f"{title}, validation loss", decimal(held_out[kind], 3), "nats a character")
     page.table(table)
-    window = max(1, steps // 30)
+    _draw_losses(page, data, models, losses)
+    _show_samples(page, data, models, pace)
+
+
+def _draw_losses(page: Page, data: NameData, models: dict[str, RecurrentModel], losses: dict[str, list[float]]) -> None:
+    """The loss over the training, and over the positions of a word."""
+    window = max(1, len(losses[KINDS[0][0]]) // 30)
     page.chart(
         "Loss by update",
         f"The loss of the batches, a running mean of {window}.",
@@ -99,6 +105,10 @@ def show_recurrent(page: Page, material: Material, pace: Pace) -> None:
             start=1,
         ),
     )
+
+
+def _show_samples(page: Page, data: NameData, models: dict[str, RecurrentModel], pace: Pace) -> None:
+    """Words that each model makes up."""
     page.section("Words that are made up")
     known = set(data.train) | set(data.validation) | set(data.test)
     for kind, title, _ in KINDS:
