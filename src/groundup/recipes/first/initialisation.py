@@ -104,7 +104,7 @@ def _losses(
 
     def draw(axes: Axes) -> None:
         draw_curves(curves, across="update", up="loss (nats)")(axes)
-        axes.set_ylim(top=top)
+        axes.set_ylim(0.97 * min(float(values.min()) for _, _, values in curves), top)
 
     page.chart(
         "Loss by update",
