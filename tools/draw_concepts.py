@@ -45,8 +45,6 @@ STYLE = ROOT / "src" / "groundup" / "recipes" / "report" / "style.css"
 NAMES = ROOT.parent / "shared" / "data" / "names" / "names.txt"
 #: In units of the drawing, of which a chart is 338 wide.
 TOLERANCE = 0.25
-#: What `Picture.cut` takes from a chart without a scale.
-POINTS_CUT = 24.0
 #: A chart is shown so wide, in pixels.
 WIDTH_PX = 540
 FONTS = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', 'DejaVu Sans', sans-serif"
@@ -62,13 +60,11 @@ class Picture:
         file: its name.
         draw: gives the `<svg>` element, as the charts of a report are.
         needs: a file without which it cannot be drawn, such as the list of names.
-        cut: units of the drawing that are cut off below, where a chart of points leaves room for labels that it does not have.
     """
 
     file: str
     draw: Callable[[], str]
     needs: Path | None = None
-    cut: float = 0.0
 
 
 # ------------------------------------------------------------------------------------------- of the lessons
@@ -131,7 +127,7 @@ def draw_turns() -> str:
             axes.plot(*path[-1, group], marker="x", markersize=9, markeredgewidth=2, color=INK)
         _without_scale(axes)
 
-    return render("turns", "Three groups of points and the ways of their centres", 2.7, 0.1, draw)
+    return render("turns", "Three groups of points and the ways of their centres", 2.7, 0.1, draw, bottom_in=0.1)
 
 
 def draw_directions() -> str:
@@ -160,7 +156,7 @@ def draw_directions() -> str:
         axes.set_ylim(-2.9, 3.3)
         _without_scale(axes)
 
-    return render("directions", "A cloud of points and its two principal directions", 3.0, 0.1, draw)
+    return render("directions", "A cloud of points and its two principal directions", 3.0, 0.1, draw, bottom_in=0.1)
 
 
 def _draw_shadow(axes: Axes, point: Floats, found: Components) -> None:
@@ -188,19 +184,19 @@ def draw_linear_graph() -> str:
 
 PICTURES: tuple[Picture, ...] = (
     # The valley is gone through at any effort; the network of the same lesson is not shown.
-    Picture("optimizers.svg", of_lesson("optimizers", 0, effort=0.01), cut=POINTS_CUT),
+    Picture("optimizers.svg", of_lesson("optimizers", 0, effort=0.01)),
     Picture("optimizers-loss.svg", of_lesson("optimizers", 1, effort=0.01)),
     Picture("linear-models.svg", draw_residuals),
-    Picture("linear-models-border.svg", of_lesson("logistic", 0), cut=POINTS_CUT),
+    Picture("linear-models-border.svg", of_lesson("logistic", 0)),
     Picture("linear-models-trace.svg", of_lesson("logistic", 1)),
     Picture("naive-bayes.svg", of_lesson("spam", 1)),
-    Picture("neighbours.svg", of_lesson("neighbours", 0), cut=POINTS_CUT),
-    Picture("neighbours-15.svg", of_lesson("neighbours", 1), cut=POINTS_CUT),
-    Picture("decision-tree.svg", of_lesson("tree", 0), cut=POINTS_CUT),
+    Picture("neighbours.svg", of_lesson("neighbours", 0)),
+    Picture("neighbours-15.svg", of_lesson("neighbours", 1)),
+    Picture("decision-tree.svg", of_lesson("tree", 0)),
     Picture("decision-tree-depth.svg", of_lesson("tree", 3)),
-    Picture("kmeans.svg", draw_turns, cut=POINTS_CUT),
-    Picture("principal-components.svg", draw_directions, cut=POINTS_CUT),
-    Picture("principal-components-letters.svg", of_lesson("components", 0, source=NAMES), needs=NAMES, cut=POINTS_CUT),
+    Picture("kmeans.svg", draw_turns),
+    Picture("principal-components.svg", draw_directions),
+    Picture("principal-components-letters.svg", of_lesson("components", 0, source=NAMES), needs=NAMES),
     Picture("levels.svg", draw_linear_graph),
 )
 
@@ -215,7 +211,7 @@ def light_palette() -> dict[str, str]:
     return dict(re.findall(r"(--[\w-]+): (#[0-9a-f]+)", rule))
 
 
-def standalone(svg: str, cut: float = 0.0) -> str:
+def standalone(svg: str) -> str:
     """An element of a report's page as a file of its own.
 
     Colours stand as they are, since not every program that shows an SVG knows variables; ids are counted, since matplotlib's come
@@ -235,7 +231,6 @@ def standalone(svg: str, cut: float = 0.0) -> str:
         body = re.sub(rf'(id="|url\(#|href="#){re.escape(name)}(?=["\)])', rf"\g<1>i{number}", body)
     body = re.sub(r"<[^>]+>", lambda tag: re.sub(r"(?<=\d)\.\d{3,}", _hundredths, tag.group()), body)
     box = _numbers(re.search(r'viewBox="([^"]+)"', head.group()))
-    box[3] -= cut
     label = re.search(r'aria-label="([^"]*)"', head.group())
     title = label.group(1) if label else ""
     height = WIDTH_PX * box[3] / box[2]
@@ -296,7 +291,7 @@ def check(picture: Picture) -> str:
     path = CONCEPTS / picture.file
     if not path.exists():
         return f"{picture.file} is not there: python tools/draw_concepts.py {picture.file}"
-    found = difference(path.read_text(encoding="utf-8"), standalone(picture.draw(), picture.cut))
+    found = difference(path.read_text(encoding="utf-8"), standalone(picture.draw()))
     return f"{picture.file}: {found}: look at it and run  python tools/draw_concepts.py" if found else ""
 
 
@@ -317,7 +312,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             wrong += bool(found)
             print(found or f"{picture.file}: as stored")
         else:
-            text = standalone(picture.draw(), picture.cut)
+            text = standalone(picture.draw())
             write_text(CONCEPTS / picture.file, text)
             print(f"{picture.file}: {len(text.encode()) / 1000:.1f} kB")
     return 1 if wrong else 0
