@@ -160,12 +160,12 @@ def test_unseen_n_grams_are_found() -> None:
 def test_samples_follow_the_distribution(kind: str) -> None:
     model = MODELS[kind][0]([[0, 1, 2], [0, 1, 3], [1, 3]], 4, 2)
     source = np.random.default_rng(0)
-    drawn = [model.sample(source, 12, end=3) for _ in range(2000)]
+    drawn = [model.sample(source, 12, end=3) for _ in range(600)]
     assert all(3 not in document and len(document) <= 12 for document in drawn)
     after_zero = [b for document in drawn for a, b in itertools.pairwise(document) if a == 0]
     expected = model.distribution([0])
     shares = np.bincount(after_zero, minlength=4)[:3] / max(len(after_zero), 1)
-    assert shares == pytest.approx(expected[:3] / expected[:3].sum(), abs=0.05)
+    assert shares == pytest.approx(expected[:3] / expected[:3].sum(), abs=0.08)
     assert len(model.sample(source, 5)) == 5
     assert model.sample(np.random.default_rng(4), 9) == model.sample(np.random.default_rng(4), 9)
 

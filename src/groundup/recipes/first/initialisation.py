@@ -104,7 +104,7 @@ def _losses(
 
     def draw(axes: Axes) -> None:
         draw_curves(curves, across="update", up="loss (nats)")(axes)
-        axes.set_ylim(top=top)
+        axes.set_ylim(0.97 * min(float(values.min()) for _, _, values in curves), top)
 
     page.chart(
         "Loss by update",
@@ -156,16 +156,10 @@ def _gradients(page: Page, studies: dict[Beginning, Study]) -> None:
         page.chart(
             f"Gradients by layer, {name} training",
             f"{name.capitalize()} training.",
-            draw_curves(
-                [
-                    (one.name, one.colour, [max(layer.gradient_deviation, 1e-12) for layer in getattr(found, name)])
-                    for one, found in studies.items()
-                ],
-                across="layer", up="deviation of the gradient", log=True, start=1,
-            ),
+            _by_layer(studies, name),
             height_in=3.4,
             left_in=0.9,
-        )  # fmt: skip
+        )
     chosen = [one for one in studies if one.name in ("too small", "gain 5/3")]
     for one in chosen:
         layers = studies[one].before
@@ -196,6 +190,19 @@ def _ratios(page: Page, studies: dict[Beginning, Study]) -> None:
             f"{one.name}.",
             _with_line(draw_curves(curves, across="update", up="log10 of update / weight"), -3.0),
         )
+
+
+def _by_layer(studies: dict[Beginning, Study], when: str) -> Callable[[Axes], None]:
+    curves = [
+        (one.name, one.colour, [max(layer.gradient_deviation, 1e-12) for layer in getattr(found, when)])
+        for one, found in studies.items()
+    ]
+
+    def draw(axes: Axes) -> None:
+        draw_curves(curves, across="layer", up="deviation of the gradient", log=True, start=1)(axes)
+        axes.set_xticks(range(1, NUM_LAYERS + 1))
+
+    return draw
 
 
 def _with_line(draw: Callable[[Axes], None], height: float) -> Callable[[Axes], None]:

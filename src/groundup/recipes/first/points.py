@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, NullFormatter
 from numpy.typing import NDArray
 
 from groundup.recipes.report.charts import BASE, CHAT, GRID, INK, SOFT, tick
@@ -86,8 +86,6 @@ def draw_curves(
             axes.plot(np.arange(start, start + len(values)), values, color=colour, linewidth=1.6, label=name or None)
         axes.set_xlabel(across)
         axes.set_ylabel(up)
-        axes.xaxis.set_major_locator(MaxNLocator(7, integer=True))
-        axes.margins(x=0.02)
         axes.yaxis.grid(color=GRID, linewidth=0.7)
         axes.tick_params(labelcolor=SOFT)
         if log:
