@@ -183,10 +183,21 @@ LESSONS: tuple[Lesson, ...] = (
 )
 
 
+#: What SOURCE may be, by `Lesson.learns_from`.
+_SOURCES = {
+    "nothing": "",
+    "words": " [a list of words, or any text]",
+    "texts": " [any text]",
+    "labels": " [lines of a label, a tab and a text]",
+}
+
+
 def list_lessons() -> None:
-    """Print every lesson with what it shows."""
-    console.table(["lesson", "what it shows", "learns from"], [[x.name, x.summary, x.learns_from] for x in LESSONS])
-    console.say("Run one with  groundup first LESSON [SOURCE]")
+    """Print every lesson with what it shows, and what it can learn from."""
+    console.facts([[lesson.name, f"{lesson.summary}{_SOURCES[lesson.learns_from]}"] for lesson in LESSONS])
+    console.say(
+        "\nRun one with  groundup first LESSON [SOURCE]  where SOURCE is what stands in brackets: a file, a folder, a named source."
+    )
 
 
 def find_lesson(name: str) -> Lesson:
