@@ -1,6 +1,6 @@
-"""The tables of the README, made from the JSON files that the benchmarks left in benchmarks/results.
+"""The tables of the README and of pages of the docs, made from the JSON files that the benchmarks left in benchmarks/results.
 
-python -m benchmarks.tables            say whether the README's tables are those of the results
+python -m benchmarks.tables            say whether the tables are those of the results
 python -m benchmarks.tables --write    put them in, between `<!-- table: NAME -->` and `<!-- end -->`
 """
 
@@ -19,7 +19,10 @@ from benchmarks.harness import RESULTS
 from groundup.core.console import fail, format_bytes, format_count, say
 from groundup.core.files import read_json
 
-README = Path(__file__).resolve().parents[1] / "README.md"
+ROOT = Path(__file__).resolve().parents[1]
+README = ROOT / "README.md"
+#: What holds tables of results.
+PAGES = (README, ROOT / "docs" / "concepts" / "levels.md")
 _BLOCK = re.compile(r"(<!-- table: (\w+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 
 
@@ -135,12 +138,44 @@ def decode_table(result: dict[str, Any]) -> str:
     return table_of(["what", "result", "beside it"], rows)
 
 
+def levels_table(result: dict[str, Any]) -> str:
+    """Time and memory of a token of one GPT at four levels."""
+    rows = []
+    for name, level in result["levels"].items():
+        model, _, kind = name.partition(", ")
+        seconds = level["seconds_per_token"]
+        shape = result["shapes"][model]
+        torch = result["levels"][f"{model}, torch"]["seconds_per_token"]
+        rows.append(
+            [
+                f"{model} ({format_count(shape['parameters'])} parameters)",
+                kind,
+                level["note"],
+                f"{seconds * 1e6:,.3g} µs" if seconds < 1e-3 else f"{seconds * 1e3:,.3g} ms",
+                format_count(1 / seconds),
+                f"{torch / seconds:.2g}",
+                format_bytes(level["bytes_per_token"]),
+            ]
+        )
+    header = [
+        "model",
+        "level",
+        "as chosen by the probe",
+        "time a token",
+        "tokens/s",
+        "times plain torch",
+        "kept a token",
+    ]
+    return table_of(header, rows)
+
+
 TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "train": train_table,
     "time_to_loss": time_to_loss_table,
     "tokenizer": tokenizer_table,
     "decode": decode_table,
     "comparisons": comparisons_table,
+    "levels": levels_table,
 }
 
 
@@ -160,18 +195,24 @@ def with_tables(text: str, folder: Path = RESULTS) -> str:
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--write", action="store_true", help="put the tables into the README")
+    parser.add_argument("--write", action="store_true", help="put the tables into the pages")
     options = parser.parse_args(arguments)
-    text = README.read_text(encoding="utf-8")
-    made = with_tables(text)
-    if made == text:
-        say("the tables of the README are those of the results")
-        return 0
-    if not options.write:
-        fail("the tables of the README are not those of the results: python -m benchmarks.tables --write")
+    stale = []
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        made = with_tables(text)
+        if made == text:
+            continue
+        stale.append(page)
+        if options.write:
+            page.write_text(made, encoding="utf-8")
+            say(f"written to {page}")
+    if stale and not options.write:
+        names = ", ".join(page.name for page in stale)
+        fail(f"the tables of {names} are not those of the results: python -m benchmarks.tables --write")
         return 1
-    README.write_text(made, encoding="utf-8")
-    say(f"written to {README}")
+    if not stale:
+        say("all tables are those of the results")
     return 0
 
 

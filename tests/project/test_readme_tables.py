@@ -1,4 +1,4 @@
-"""The tables of the README are those of the measured results."""
+"""The tables of the README and of pages of the docs are those of the measured results."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ from groundup.core.files import write_json
 WHERE = {"fingerprint": "A Processor | AVX512 | torch 2.13.0", "threads": 2}
 
 
-def test_the_readme_shows_the_committed_results() -> None:
-    text = tables.README.read_text(encoding="utf-8")
+@pytest.mark.parametrize("page", tables.PAGES, ids=lambda page: page.name)
+def test_the_pages_show_the_committed_results(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    assert "<!-- table: " in text
     assert tables.with_tables(text) == text, "run python -m benchmarks.tables --write"
 
 
@@ -55,7 +57,7 @@ def test_the_command_says_what_differs_and_writes(
     readme = tmp_path / "README.md"
     readme.write_text("<!-- table: time_to_loss -->\n<!-- end -->\n")
     _time_to_loss(tmp_path, 8.0)
-    monkeypatch.setattr(tables, "README", readme)
+    monkeypatch.setattr(tables, "PAGES", (readme,))
     own = tables.with_tables
     monkeypatch.setattr(tables, "with_tables", lambda text: own(text, tmp_path))
     assert tables.main([]) == 1 and "--write" in capsys.readouterr().err

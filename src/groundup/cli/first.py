@@ -30,13 +30,14 @@ def run(
     Each takes less than two minutes, and leaves one self-contained page of plots.
     """
     from groundup.core.errors import UsageError
-    from groundup.recipes.first.material import Pace
-    from groundup.recipes.first.run import list_lessons, run_lesson
+    from groundup.recipes.first.catalog import list_lessons
 
-    pace = Pace(effort=effort, seed=seed)
     if lesson is None:
         if out is not None:
             raise UsageError("--out is the page of a lesson: name one; groundup first  lists them")
         list_lessons()
-    else:
-        run_lesson(lesson, source, pace=pace, out=out)
+        return
+    from groundup.recipes.first.material import Pace
+    from groundup.recipes.first.run import run_lesson
+
+    run_lesson(lesson, source, pace=Pace(effort=effort, seed=seed), out=out)

@@ -1,11 +1,14 @@
 """The lessons of `groundup first`: what each is called, what it shows, where its code and its page stand.
 
-Imports nothing of them, so that the list costs nothing.
+Imports none of them, so that the list is there at once.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+
+from groundup.core import console
+from groundup.core.errors import UsageError, suggest
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,6 +114,21 @@ LESSONS: tuple[Lesson, ...] = (
 )
 
 
-def lesson_names() -> tuple[str, ...]:
-    """In the order of the list."""
-    return tuple(lesson.name for lesson in LESSONS)
+def list_lessons() -> None:
+    """Print every lesson with what it shows."""
+    console.table(["lesson", "what it shows", "learns from"], [[x.name, x.summary, x.learns_from] for x in LESSONS])
+    console.say("Run one with  groundup first LESSON [SOURCE]")
+
+
+def find_lesson(name: str) -> Lesson:
+    """The lesson of a name.
+
+    Raises:
+        UsageError: naming the nearest.
+    """
+    for lesson in LESSONS:
+        if lesson.name == name:
+            return lesson
+    raise UsageError(
+        f"there is no lesson {name!r}{suggest(name, tuple(lesson.name for lesson in LESSONS))}: groundup first  lists them"
+    )

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from groundup.core import console
 from groundup.foundations.gpt import GPTShape, initial_weights
 from groundup.recipes.first.material import Material, Pace
 from groundup.recipes.first.page import Page
 from groundup.recipes.levels import LEVELS, LevelCost, losses_and_gradients, measure_level
+from groundup.recipes.report.charts import CHAT, GRID, INK, OTHER
 from groundup.recipes.report.tables import Table
 from groundup.recipes.report.words import decimal, scientific, significant, size
 
@@ -42,6 +45,12 @@ def show_levels(page: Page, material: Material, pace: Pace) -> None:
         for shape, rows, level in plans:
             costs[shape].append(measure_level(level, shape, rows, seed=pace.seed, timed_s=min(1.0, pace.effort)))
             ticker.advance(1, level)
+    page.chart(
+        "Time of a token",
+        "Time of a token at each level, on a logarithmic axis: each line is ten times as long as the one before.",
+        lambda axes: _draw_times(axes, costs[TINY], costs[SMALL]),
+        left_in=1.15,
+    )
     page.table(_cost_table(TINY, 1, costs[TINY]))
     page.table(_cost_table(SMALL, SMALL_ROWS, costs[SMALL]))
     tiny = {cost.level: cost for cost in costs[TINY]}
@@ -89,6 +98,20 @@ def _cost_table(shape: GPTShape, rows: int, costs: list[LevelCost]) -> Table:
         )
         before = cost.seconds_per_token
     return table
+
+
+def _draw_times(axes: Axes, tiny: list[LevelCost], small: list[LevelCost]) -> None:
+    rows = {level: row for row, level in enumerate(LEVELS)}
+    for costs, colour, name in ((tiny, OTHER, "the tiny model"), (small, CHAT, "the small model")):
+        times = [cost.seconds_per_token for cost in costs]
+        axes.plot(times, [rows[cost.level] for cost in costs], color=colour, marker="o", markersize=5, label=name)
+    axes.set_xscale("log")
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _time(value)))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.xaxis.grid(color=GRID, linewidth=0.7)
+    axes.set_yticks(list(rows.values()), list(rows))
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+    axes.legend(labelcolor=INK)
 
 
 def _time(seconds: float) -> str:

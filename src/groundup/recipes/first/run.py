@@ -10,31 +10,13 @@ from pathlib import Path
 from typing import TypeAlias
 
 from groundup.core import console
-from groundup.core.errors import UsageError, suggest
+from groundup.core.errors import UsageError
 from groundup.core.files import check_writable, write_text
-from groundup.recipes.first.catalog import LESSONS, Lesson, lesson_names
+from groundup.recipes.first.catalog import Lesson, find_lesson
 from groundup.recipes.first.material import Material, Pace
 from groundup.recipes.first.page import Page
 
 Show: TypeAlias = Callable[[Page, Material, Pace], None]
-
-
-def list_lessons() -> None:
-    """Print every lesson with what it shows."""
-    console.table(["lesson", "what it shows", "learns from"], [[x.name, x.summary, x.learns_from] for x in LESSONS])
-    console.say("Run one with  groundup first LESSON [SOURCE]")
-
-
-def find_lesson(name: str) -> Lesson:
-    """The lesson of a name.
-
-    Raises:
-        UsageError: naming the nearest.
-    """
-    for lesson in LESSONS:
-        if lesson.name == name:
-            return lesson
-    raise UsageError(f"there is no lesson {name!r}{suggest(name, lesson_names())}: groundup first  lists them")
 
 
 def run_lesson(name: str, source: str | None, *, pace: Pace, out: Path | None = None) -> Path:
