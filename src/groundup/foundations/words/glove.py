@@ -141,7 +141,7 @@ def train_glove(
 
     Args:
         max_steps: ends after so many batches.
-        progress: told the passes that are done.
+        progress: told the updates that are done, and about how many there will be.
     """
     numbers = (settings.size, settings.epochs, settings.batch_size)
     if min(numbers) < 1 or not settings.most > 0:
@@ -154,7 +154,8 @@ def train_glove(
     logs = np.log(counts.values).astype(np.float32)
     weights = weights_of(counts.values, settings.most).astype(np.float32)
     losses: list[float] = []
-    for epoch in range(settings.epochs):
+    total = min(max_steps or 10**9, -(-len(logs) // settings.batch_size) * settings.epochs)
+    for _ in range(settings.epochs):
         order = random.permutation(len(logs))
         for start in range(0, len(order), settings.batch_size):
             if max_steps is not None and len(losses) >= max_steps:
@@ -167,6 +168,6 @@ def train_glove(
             for table, ids, gradient in ((u, i, by_u), (v, j, by_v), (a, i, by_bias), (b, j, by_bias)):
                 table.step(ids, gradient)
             losses.append(loss / len(batch))
-        if progress is not None:
-            progress(epoch + 1, settings.epochs)
+            if progress is not None:
+                progress(len(losses), max(total, len(losses)))
     return Glove(u.table + v.table, tuple(losses))

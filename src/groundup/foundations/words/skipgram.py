@@ -125,7 +125,7 @@ class SkipgramSettings:
     window: int = 5
     is_window_fixed: bool = False
     negatives: float = 5
-    num_noise_words: int = 256
+    num_noise_words: int = 64
     epochs: int = 10
     batch_size: int = 1024
     rate: float = 0.1
@@ -160,7 +160,7 @@ def train_skipgram(
 
     Args:
         max_steps: ends after so many batches.
-        progress: told the passes that are done.
+        progress: told the updates that are done, and about how many there will be.
 
     Raises:
         DataError: when the text holds no two words side by side.
@@ -173,10 +173,12 @@ def train_skipgram(
     cumulated = np.cumsum(noise_distribution(vocabulary.counts))
     keep = keep_probabilities(vocabulary, settings.threshold)
     losses: list[float] = []
-    for epoch in range(settings.epochs):
+    for _ in range(settings.epochs):
         kept = subsample(stream, keep, random)
         middle, beside = skipgram_pairs(kept, settings.window, None if settings.is_window_fixed else random)
         order = random.permutation(len(middle))
+        # Each pass draws other words and windows: what is ahead is known about.
+        total = min(max_steps or 10**9, -(-len(order) // settings.batch_size) * settings.epochs)
         for start in range(0, len(order), settings.batch_size):
             if max_steps is not None and len(losses) >= max_steps:
                 return Skipgram(centres.table, contexts.table, tuple(losses))
@@ -189,8 +191,8 @@ def train_skipgram(
             centres.step(c, by_centres)
             contexts.step(np.concatenate([o, noise]), np.concatenate([by_contexts, by_noise]))
             losses.append(loss / len(batch))
-        if progress is not None:
-            progress(epoch + 1, settings.epochs)
+            if progress is not None:
+                progress(len(losses), max(total, len(losses)))
     if not losses:
         raise DataError(f"a text of {len(stream)} known words holds no two side by side: nothing to learn from")
     return Skipgram(centres.table, contexts.table, tuple(losses))
