@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.ticker import FuncFormatter
 from numpy.typing import NDArray
 
 from groundup.core.errors import DataError
@@ -23,7 +24,7 @@ from groundup.foundations.numbers import (
 )
 from groundup.recipes.first.material import Material, Pace
 from groundup.recipes.first.page import Page
-from groundup.recipes.report.charts import BASE, CHAT, GRID, INK, OTHER, SOFT, Bar, bar_chart
+from groundup.recipes.report.charts import BASE, CHAT, GRID, INK, OTHER, SOFT, Bar, bar_chart, tick
 from groundup.recipes.report.tables import Table
 from groundup.recipes.report.words import count, decimal, scientific
 
@@ -40,7 +41,7 @@ def show_numbers(page: Page, material: Material, pace: Pace) -> None:
     """Where formulas break in floating point, why scores are divided by sqrt(d), and what entropy says of a text."""
     _show_softmax(page)
     _show_dot_products(page, pace)
-    _show_sums(page)
+    _show_sums(page, pace)
     _show_information(page, material)
 
 
@@ -73,7 +74,7 @@ def _show_softmax(page: Page) -> None:
     exact = stable_softmax(np.array([1.0, 2.0, 3.0]))
     page.text(
         "bfloat16 has the range of float32 and two to three digits: the softmax of 1, 2, 3 is "
-        f"{', '.join(decimal(p, 6) for p in exact)}, in bfloat16 {', '.join(decimal(p, 6) for p in to_bfloat16(exact))}. From 256 on it "
+        f"{', '.join(decimal(p, 6) for p in exact)}, in bfloat16 {', '.join(decimal(float(p), 6) for p in to_bfloat16(exact))}. From 256 on it "
         "does not hold every whole number: "
         f"257 becomes {decimal(float(to_bfloat16(np.array([257.0]))[0]), 0)}."
     )
@@ -161,6 +162,7 @@ def _lines(
         if log:
             axes.set_yscale("log")
             axes.minorticks_off()
+            axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: tick(value)))
         axes.set_xlabel(across)
         axes.set_ylabel(up)
         axes.yaxis.grid(color=GRID, linewidth=0.7)
@@ -173,7 +175,7 @@ def _lines(
 # --------------------------------------------------------------------------------------------------- sums
 
 
-def _show_sums(page: Page) -> None:
+def _show_sums(page: Page, pace: Pace) -> None:
     page.section("The order of a sum")
     page.text(
         "Every addition rounds, so the order matters. One after the other, small terms meet an ever larger total and lose their last digits; "
@@ -187,20 +189,23 @@ def _show_sums(page: Page) -> None:
         ("by halves", BASE, sum_by_halves),
         ("Kahan", OTHER, sum_compensated),
     )
-    # What float32 makes of 0.1, so that only the additions err.
-    term = float(np.float32(0.1))
+    random = np.random.default_rng(pace.seed)
     errors: dict[str, list[float]] = {name: [] for name, _, _ in ways}
-    table = Table("Relative error of the sum of N times 0.1 in float32.", ("#N", *(f"#{name}" for name, _, _ in ways)))
+    table = Table(
+        "Relative error of the sum of N random numbers between 0 and 1 in float32.",
+        ("#N", *(f"#{name}" for name, _, _ in ways)),
+    )
     for length in SUM_LENGTHS:
-        values = np.full(length, 0.1, np.float32)
+        values = random.random(length, np.float32)
+        exact = math.fsum(values.tolist())
         for name, _, function in ways:
-            errors[name].append(abs(function(values) / (length * term) - 1))
+            errors[name].append(abs(function(values) / exact - 1))
         table.add(count(length), *(scientific(errors[name][-1]) for name, _, _ in ways))
     page.chart(
         "Relative error of a sum",
-        "N times 0.1 in float32: the relative error, both axes logarithmic. What is below the axis is zero or nearly.",
+        "N random numbers in float32: the relative error of their sum, both axes logarithmic. The last rounding alone may cost 6e-8.",
         _lines(
-            [(name, colour, [max(e, 1e-9) for e in errors[name]]) for name, colour, _ in ways],
+            [(name, colour, [max(e, 1e-10) for e in errors[name]]) for name, colour, _ in ways],
             "relative error",
             log=True,
             across="N",
@@ -258,7 +263,7 @@ def _show_information(page: Page, material: Material) -> None:
     page.table(table)
     page.text(
         "The divergence is not symmetric: to expect first letters where any may come costs something else than the other way round. Where a letter comes that was "
-        "held impossible it is infinite, which is why n-gram models smooth their counts and a softmax never says 0."
+        "held impossible it is infinite, which is why n-gram models smooth their counts; the softmax of finite scores is above 0 for every token."
     )
     page.fact(
         "entropy of a letter",

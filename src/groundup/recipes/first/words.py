@@ -24,9 +24,8 @@ from groundup.foundations.words.vectors import WordVectors
 from groundup.foundations.words.vocabulary import Stream, Vocabulary, build_vocabulary, read_stream
 from groundup.recipes.first.material import Material, Pace
 from groundup.recipes.first.page import Page
-from groundup.recipes.first.points import draw_curves
 from groundup.recipes.first.word_lists import ASKED, SENTENCES, STRANGERS, TOPICS
-from groundup.recipes.report.charts import BASE, CHAT, FONT_PT, INK, OTHER, SOFT, Bar, bar_chart
+from groundup.recipes.report.charts import BASE, CHAT, FONT_PT, GRID, INK, OTHER, SOFT, Bar, bar_chart
 from groundup.recipes.report.tables import Table
 from groundup.recipes.report.words import count, decimal, label, percent
 
@@ -108,7 +107,7 @@ def _learn(page: Page, stream: Stream, vocabulary: Vocabulary, pace: Pace) -> Mo
         page.chart(
             f"Loss of {name}",
             f"{name}: {unit}, over {count(len(losses))} updates, each point the mean of {max(1, len(losses) // 200)}.",
-            draw_curves([("", colour, _binned(losses))], across="part of the training (in points)", up="loss"),
+            _draw_losses(losses, colour),
         )
     page.text(
         f"{count(len(counts.values))} of {count(len(vocabulary) ** 2)} possible pairs of words were seen together. The table that is factorised "
@@ -125,11 +124,17 @@ def _tick(advance: Callable[[int], None]) -> Progress:
     return lambda done, total: advance(1)
 
 
-def _binned(losses: Sequence[float]) -> Floats:
+def _draw_losses(losses: Sequence[float], colour: str) -> Callable[[Axes], None]:
     width = max(1, len(losses) // 200)
-    whole = np.array(losses[: len(losses) // width * width])
-    result: Floats = whole.reshape(-1, width).mean(axis=1)
-    return result
+    means = np.array(losses[: len(losses) // width * width]).reshape(-1, width).mean(axis=1)
+
+    def draw(axes: Axes) -> None:
+        axes.plot((np.arange(len(means)) + 0.5) * width, means, color=colour, linewidth=1.6)
+        axes.set_xlabel("update")
+        axes.set_ylabel("loss")
+        axes.yaxis.grid(color=GRID, linewidth=0.7)
+
+    return draw
 
 
 # ---------------------------------------------------------------------------------------------- questions
@@ -362,11 +367,9 @@ def _compare_with_letters(page: Page, models: Models, pace: Pace) -> None:
         shares = share_nearer(near, far)
         interval = bootstrap_ratio(shares, np.ones(len(shares)), seed=pace.seed)
         bars.append((name, [Bar(interval.value, interval.low, interval.high, colour, percent(interval.value))]))
-        page.fact(
-            f"related words nearer by {name}",
-            percent(interval.value),
-            f"{percent(interval.low)} to {percent(interval.high)}",
-        )
+        if name in (measures[0][0], f"vectors: {SKIPGRAM}"):
+            between = f"{percent(interval.low)} to {percent(interval.high)}; a coin gets half"
+            page.fact(f"related words nearer by {name}", percent(interval.value), between)
     chart = bar_chart("words-measures", "How often related words lie nearer", bars, "share of comparisons", limit=1.0)
     page.drawing(
         chart, "How often a related pair lies nearer than a random one, with the 95 % interval over the related pairs."
@@ -392,7 +395,7 @@ def _draw_map(page: Page, vectors: WordVectors) -> None:
     page.section("A map")
     units = vectors.units[vocabulary.numbers(words)]
     components = principal_components(units, 2)
-    places = components.project(units)
+    places = _apart(components.project(units), words)
     colours = [colour for own, colour in zip(topics.values(), TOPIC_COLOURS, strict=False) for _ in own]
 
     def draw(axes: Axes) -> None:
@@ -402,13 +405,31 @@ def _draw_map(page: Page, vectors: WordVectors) -> None:
         axes.margins(0.12)
         axes.set_xticks([])
         axes.set_yticks([])
+        axes.spines["bottom"].set_visible(False)
 
     page.chart(
         "Words in the plane",
         f"{', '.join(topics)}: vectors of word2vec on their first two principal components, which hold "
         f"{percent(float(components.shares.sum()))} of their variance. What lies together here may lie apart in the other "
-        f"{SIZE - 2} dimensions. One colour for each topic.",
+        f"{SIZE - 2} dimensions. One colour for each topic; labels that would cover each other stand a little apart.",
         draw,
         height_in=4.6,
         left_in=0.1,
     )
+
+
+def _apart(places: Floats, words: Sequence[str]) -> Floats:
+    """The places with labels that would cover each other moved up and down, by as little as a few rounds need."""
+    span = np.maximum(np.ptp(places, axis=0), 1e-9)
+    moved = places / span
+    for _ in range(60):
+        for a, b in itertools.combinations(range(len(words)), 2):
+            # Of the drawing's width and height, a letter takes about a seventieth and a line a thirtieth.
+            wide = (len(words[a]) + len(words[b])) / 140
+            gap = moved[b] - moved[a]
+            if abs(gap[0]) < wide and abs(gap[1]) < 1 / 30:
+                push = (1 / 30 - abs(gap[1])) / 2 * (1 if gap[1] >= 0 else -1)
+                moved[a, 1] -= push
+                moved[b, 1] += push
+    result: Floats = moved * span
+    return result
