@@ -33,7 +33,7 @@ Floats = NDArray[np.float64]
 SHIFTS = (0, 10, 12, 80, 90, 700, 720, -20, -110, -800)
 DIMENSIONS = (1, 4, 16, 64, 256, 1024)
 NUM_KEYS = 16
-SUM_LENGTHS = (10, 100, 1_000, 10_000, 100_000)
+SUM_LENGTHS = (100, 1_000, 10_000, 100_000)
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 
@@ -211,6 +211,7 @@ def _show_sums(page: Page, pace: Pace) -> None:
             across="N",
             places=SUM_LENGTHS,
         ),
+        left_in=0.9,
     )
     page.table(table)
     page.fact(
