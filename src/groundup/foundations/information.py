@@ -67,7 +67,7 @@ def cross_entropy(p: ArrayLike, q: ArrayLike, *, base: float = math.e) -> float:
     seen = happens > 0
     with np.errstate(divide="ignore"):
         nats = -(happens[seen] * np.log(believed[seen])).sum()
-    return max(float(nats), 0.0) / _nats_in_unit(base)
+    return max(0.0, float(nats)) / _nats_in_unit(base)
 
 
 def kl_divergence(p: ArrayLike, q: ArrayLike, *, base: float = math.e) -> float:
@@ -82,7 +82,7 @@ def kl_divergence(p: ArrayLike, q: ArrayLike, *, base: float = math.e) -> float:
     with np.errstate(divide="ignore"):
         nats = (happens[seen] * (np.log(happens[seen]) - np.log(believed[seen]))).sum()
     # Equal distributions may round to just below 0.
-    return max(float(nats), 0.0) / _nats_in_unit(base)
+    return max(0.0, float(nats)) / _nats_in_unit(base)
 
 
 def perplexity(nats: float) -> float:
