@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import doctest
 import hashlib
 import importlib.util
 import tracemalloc
@@ -203,12 +202,6 @@ def test_memory_beside_the_result_stays_small() -> None:
     finally:
         tracemalloc.stop()
     assert peak - values.size * 34 / 32 < 16e6, peak
-
-
-def test_the_page_shows_what_the_code_prints() -> None:
-    page = Path(__file__).resolve().parents[2] / "docs" / "concepts" / "block-quantisation.md"
-    result = doctest.testfile(str(page), module_relative=False, optionflags=doctest.NORMALIZE_WHITESPACE)
-    assert result.attempted > 5 and result.failed == 0
 
 
 FINITE = st.floats(-60000, 60000, width=32, allow_subnormal=False)

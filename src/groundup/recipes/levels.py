@@ -63,7 +63,7 @@ class LevelCost:
     note: str = ""
 
 
-def build_fast(shape: GPTShape, weights: Weights, dtype: torch.dtype = torch.float32) -> Transformer:
+def trained_model(shape: GPTShape, weights: Weights, dtype: torch.dtype = torch.float32) -> Transformer:
     """The model that is trained, with the weights of the other levels."""
     config = preset(
         "gpt2",
@@ -95,7 +95,7 @@ def losses_and_gradients(shape: GPTShape, weights: Weights, ids: NDArray[np.int6
     tensor = plain.loss(torch.tensor(ids))
     tensor.backward()  # type: ignore[no-untyped-call]
     found["torch"] = tensor.item(), plain.gradients()
-    model = build_fast(shape, weights, torch.float64)
+    model = trained_model(shape, weights, torch.float64)
     summed = next_token_loss(model, _batch(ids))
     (summed.total / summed.count).backward()  # type: ignore[no-untyped-call]
     gradients = {name: p.grad.numpy() for name, p in model.named_parameters() if p.grad is not None}
@@ -127,12 +127,12 @@ def measure_level(level: str, shape: GPTShape, rows: int, *, seed: int = 0, time
         plain, tensor = TorchGPT(shape, weights, torch.float32), torch.tensor(ids)
         known = list(plain.weights.values())
         return _measure(level, lambda: plain.loss(tensor), partial(_saved_bytes, known=known), tokens, timed_s)
-    return _measure_fast(shape, weights, ids, timed_s)
+    return _measure_trained(shape, weights, ids, timed_s)
 
 
-def _measure_fast(shape: GPTShape, weights: Weights, ids: NDArray[np.int64], timed_s: float) -> LevelCost:
+def _measure_trained(shape: GPTShape, weights: Weights, ids: NDArray[np.int64], timed_s: float) -> LevelCost:
     """The model that is trained, in the precision, with the kernels and on as many rows as a probe finds fastest."""
-    model = build_fast(shape, weights)
+    model = trained_model(shape, weights)
 
     def repeated(rows: int) -> Batch:
         return _batch(np.resize(ids, (rows, ids.shape[1])))

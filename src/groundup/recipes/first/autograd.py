@@ -84,6 +84,7 @@ def show_autograd(page: Page, material: Material, pace: Pace) -> None:
         f"What the network answers in the plane after {steps} updates: {percent(right)} of the points lie on their side.",
         draw_regions(points, labels, predict),
         left_in=0.1,
+        bottom_in=0.1,
     )
     page.chart(
         "Loss by update",
@@ -162,6 +163,7 @@ def show_optimizers(page: Page, material: Material, pace: Pace) -> None:
         f"{num_steps} updates from the left; the lowest point is the cross.",
         lambda axes: _draw_valley(axes, paths, colours),
         left_in=0.1,
+        bottom_in=0.1,
     )
     heights = {name: (STEEPNESS * path**2).sum(axis=1) / 2 for name, path in paths.items()}
     page.chart(

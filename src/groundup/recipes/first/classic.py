@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from itertools import zip_longest
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +35,8 @@ from groundup.recipes.report.words import count, decimal, label, percent, shorte
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
+#: Width over height of the axes of a chart.
+WIDE = 2.0
 #: Points in the plane, half of them held out.
 NUM_POINTS = 400
 
@@ -100,8 +103,12 @@ def _draw_line(axes: Axes, x: Floats, y: Floats, model: LinearModel, across: Flo
 def _draw_way(axes: Axes, model: LinearModel, exact: LinearModel, across: Floats, y: Floats) -> None:
     assert model.trace is not None
     path = np.vstack([model.trace.weights, np.append(exact.weights, exact.bias)])
-    middle, reach = path[-1], np.abs(path - path[-1]).max(axis=0) * 1.15 + 1e-9
-    slopes, heights = (np.linspace(middle[i] - reach[i], middle[i] + reach[i], 60) for i in (0, 1))
+    # One unit is as long on both axes, as the rings are circles.
+    middle, reach = path[-1], float(np.abs(path - path[-1]).max()) * 1.15 + 1e-9
+    slopes, heights = (
+        np.linspace(middle[i] - reach * stretch, middle[i] + reach * stretch, 60)
+        for i, stretch in ((0, WIDE), (1, 1.0))
+    )
     # The columns are centred and of deviation 1, so the error rises by the squares of both distances.
     least = float(np.mean((exact.scores(across) - y) ** 2))
     error = least + (slopes[None, :] - middle[0]) ** 2 + (heights[:, None] - middle[1]) ** 2
@@ -135,6 +142,7 @@ def show_logistic(page: Page, material: Material, pace: Pace) -> None:
         f"Held-out points: {percent(right)} lie on their side of the line.",
         draw_regions(held, truth, lambda rows: probability(model.scores(rows))),
         left_in=0.1,
+        bottom_in=0.1,
     )
     page.chart(
         "Parameters by step",
@@ -157,6 +165,7 @@ def show_logistic(page: Page, material: Material, pace: Pace) -> None:
         f"With cubes: {percent(bent_right)} of the held-out points.",
         draw_regions(held, truth, lambda rows: probability(bent.scores(_bent(rows)))),
         left_in=0.1,
+        bottom_in=0.1,
     )
     assert bent.trace is not None
     page.chart(
@@ -222,7 +231,7 @@ def show_spam(page: Page, material: Material, pace: Pace) -> None:
         "Held-out messages: first those that it gets wrong, then some that it gets right.",
         ("message", "is", "answer", "#sure"),
     )
-    for place in _telling(held, [a == b for a, b in zip(answers, truth, strict=True)]):
+    for place in _telling(held, truth, answers):
         share = np.exp(model.log_probabilities(held[place])[answers[place]])
         table.add(shorten(held[place], 90), truth[place], answers[place], percent(float(share)))
     page.table(table)
@@ -243,13 +252,19 @@ def show_spam(page: Page, material: Material, pace: Pace) -> None:
     page.fact("words", count(len(model.words)), f"in {len(texts):,} messages")
 
 
-def _telling(texts: Sequence[str], is_right: Sequence[bool]) -> list[int]:
-    """Places of up to six wrong answers and then right ones, twelve in all, that do not begin alike."""
-    chosen: dict[tuple[bool, str], int] = {}
-    for place, (text, right) in enumerate(zip(texts, is_right, strict=True)):
-        chosen.setdefault((right, " ".join(text.split()[:2])), place)
-    wrong = [place for (right, _), place in chosen.items() if not right][:6]
-    return wrong + [place for (right, _), place in chosen.items() if right][: 12 - len(wrong)]
+def _telling(texts: Sequence[str], truth: Sequence[str], answers: Sequence[str]) -> list[int]:
+    """Places of up to six wrong answers and then right ones, twelve in all, that do not begin alike, of all classes in turn."""
+    chosen: dict[tuple[bool, str, str], int] = {}
+    for place, (text, is_, answer) in enumerate(zip(texts, truth, answers, strict=True)):
+        chosen.setdefault((is_ == answer, is_, " ".join(text.split()[:2])), place)
+    places: list[int] = []
+    for is_right, number in ((False, 6), (True, 12)):
+        by_class = [
+            [p for (right, c, _), p in chosen.items() if (right, c) == (is_right, name)] for name in sorted(set(truth))
+        ]
+        turns = [place for turn in zip_longest(*by_class) for place in turn if place is not None]
+        places += turns[: number - len(places)] if is_right else turns[:number]
+    return places
 
 
 def _held_out(
@@ -282,6 +297,7 @@ def show_neighbours(page: Page, material: Material, pace: Pace) -> None:
             f"{asked} neighbour{'s' if asked > 1 else ''}: {percent(shares[asked])} of the held-out points.",
             draw_regions(points, labels, lambda rows, model=model: model.predict(rows).astype(float)),  # type: ignore[misc]
             left_in=0.1,
+            bottom_in=0.1,
         )
     tried = [1, 3, 5, 9, 15, 25, 45, 75, 120, 199]
     table = Table("Share of right answers.", ("#neighbours", "#among the examples", "#held out"))
@@ -319,6 +335,7 @@ def show_tree(page: Page, material: Material, pace: Pace) -> None:
             f"{percent(accuracy(model.predict(held), truth))} of the held-out points.",
             draw_regions(points, labels, lambda rows, model=model: model.predict(rows).astype(float)),  # type: ignore[misc]
             left_in=0.1,
+            bottom_in=0.1,
         )
     small = DecisionTree(points, labels, depth=3)
     page.code(small.describe(["x", "y"], ["orange", "blue"]))
@@ -394,6 +411,7 @@ def show_kmeans(page: Page, material: Material, pace: Pace) -> None:
             "The letters in the plane in which they differ most (see the lesson components), in the colours of three groups.",
             lambda axes: _draw_letters(axes, letters, flat, [(OTHER, CHAT, BASE)[g] for g in found[3].groups]),
             left_in=0.1,
+            bottom_in=0.1,
         )
     every = range(1, min(12, len(letters)) + 1)
     page.chart(
@@ -440,6 +458,7 @@ def show_components(page: Page, material: Material, pace: Pace) -> None:
         "Letters with like neighbours lie together; vowels in blue.",
         lambda axes: _draw_letters(axes, letters, flat, [CHAT if x in VOWELS else INK for x in letters]),
         left_in=0.1,
+        bottom_in=0.1,
         height_in=3.2,
     )
     page.chart(

@@ -47,6 +47,10 @@ _WANTED = (
     "we had a good time in {place}, thanks for {thing}",
     "{name} was late, so we {do} {when} instead",
     "i will be at the station {when}, call me when you come",
+    "i owe you {amount}, do you want it {when}?",
+    "the tickets were {amount} each, {name} has paid for us",
+    "can you lend me {amount} until {when}?",
+    "{thing} costs {amount} at {place}, shall i take it?",
 )
 _UNWANTED = (
     "congratulations {name}! you have won {amount}, claim your prize {when}",

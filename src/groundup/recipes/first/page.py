@@ -66,6 +66,7 @@ class Page:
         *,
         height_in: float = HEIGHT_IN,
         left_in: float = 0.68,
+        bottom_in: float = 0.42,
     ) -> None:
         """A chart; neighbours stand side by side where there is room.
 
@@ -73,10 +74,10 @@ class Page:
             title: what a screen reader says.
             caption: the sentence under it.
             draw: fills the axes, in the colours of `report/charts.py`.
-            height_in, left_in: height, and what is left of the axes for their labels, in inches.
+            height_in, left_in, bottom_in: height, and what is left of the axes and below them for their labels, in inches.
         """
         self._num_charts += 1
-        svg = render(f"{self.name}-{self._num_charts}", title, height_in, left_in, draw)
+        svg = render(f"{self.name}-{self._num_charts}", title, height_in, left_in, draw, bottom_in=bottom_in)
         self.drawing(svg, caption)
 
     def drawing(self, svg: Markup, caption: str) -> None:

@@ -84,7 +84,9 @@ class Bar:
     text: str
 
 
-def render(name: str, title: str, height_in: float, left_in: float, draw: Callable[[Axes], None]) -> Markup:
+def render(
+    name: str, title: str, height_in: float, left_in: float, draw: Callable[[Axes], None], *, bottom_in: float = 0.42
+) -> Markup:
     """Draw one chart.
 
     Args:
@@ -93,6 +95,7 @@ def render(name: str, title: str, height_in: float, left_in: float, draw: Callab
         height_in: height in inches; the width is always `WIDTH_IN`.
         left_in: inches left of the axes, for their labels.
         draw: fills the axes.
+        bottom_in: inches below the axes.
 
     Returns:
         an `<svg>` element without ids that nothing refers to, without metadata, links or fonts of its own.
@@ -101,7 +104,7 @@ def render(name: str, title: str, height_in: float, left_in: float, draw: Callab
         figure = Figure(figsize=(WIDTH_IN, height_in))
         FigureCanvasSVG(figure)
         # Fixed margins: matplotlib's own layout measures text in a font that the page does not use, at twice the time.
-        bottom, top = 0.42 / height_in, 0.06 / height_in
+        bottom, top = bottom_in / height_in, 0.06 / height_in
         axes = figure.add_axes((left_in / WIDTH_IN, bottom, 1 - (left_in + 0.1) / WIDTH_IN, 1 - bottom - top))
         axes.spines[["top", "right", "left"]].set_visible(False)
         axes.tick_params(length=0)
