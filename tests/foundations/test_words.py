@@ -250,6 +250,8 @@ def test_leading_singular_values_are_numpy_s(seed: int, count: int) -> None:
     np.testing.assert_allclose(singular, wanted[:count], rtol=1e-9)
     np.testing.assert_allclose(np.abs((u * wanted_u[:, :count]).sum(axis=0)), 1, atol=1e-6)
     np.testing.assert_allclose(np.abs((v * wanted_v[:count]).sum(axis=1)), 1, atol=1e-6)
+    best = wanted_u[:, :count] * wanted[:count] @ wanted_v[:count]
+    np.testing.assert_allclose(u * singular @ v, best, atol=1e-4)
     largest = v[np.arange(count), np.abs(v).argmax(axis=1)]
     assert (largest > 0).all()
     with pytest.raises(UsageError, match="26 singular values"):
