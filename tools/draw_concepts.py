@@ -230,6 +230,8 @@ PICTURES: tuple[Picture, ...] = (
     Picture("kmeans.svg", draw_turns),
     Picture("principal-components.svg", draw_directions),
     Picture("principal-components-letters.svg", of_lesson("components", 0, source=NAMES), needs=NAMES),
+    # Untrained cells: the same at any effort.
+    Picture("vanishing.svg", of_lesson("vanishing", 0, effort=0.002)),
     Picture("levels.svg", draw_linear_graph),
     # The text matters for the letters alone, which are not in this chart.
     Picture("numbers.svg", of_lesson("numbers", 1, source=ROOT / "README.md")),
