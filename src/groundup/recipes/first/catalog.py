@@ -174,6 +174,22 @@ LESSONS: tuple[Lesson, ...] = (
         concept="backward-by-hand.md",
     ),
     Lesson(
+        name="words",
+        summary="Words as vectors, learned three ways: neighbours, analogies, the odd one out, and where they fail.",
+        function="groundup.recipes.first.words:show_words",
+        learns_from="texts",
+        code=("foundations/words",),
+        concept="word-vectors.md",
+    ),
+    Lesson(
+        name="numbers",
+        summary="What computers make of numbers: softmax, dot products, sums; entropy, perplexity and bits.",
+        function="groundup.recipes.first.numbers:show_numbers",
+        learns_from="texts",
+        code=("foundations/numbers.py", "foundations/information.py"),
+        concept="numbers.md",
+    ),
+    Lesson(
         name="levels",
         summary="One GPT at four levels, equal in loss and gradients: what each costs a token.",
         function="groundup.recipes.first.levels:show_levels",
