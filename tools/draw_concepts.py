@@ -32,6 +32,10 @@ from groundup.foundations.classic.kmeans import k_means
 from groundup.foundations.classic.linear import solve_least_squares
 from groundup.foundations.graph_svg import draw_graph
 from groundup.foundations.scalar import Value, dot
+from groundup.foundations.words.glove import count_together
+from groundup.foundations.words.ppmi import factorise
+from groundup.foundations.words.vectors import WordVectors
+from groundup.foundations.words.vocabulary import build_vocabulary, read_stream
 from groundup.recipes.first.catalog import find_lesson
 from groundup.recipes.first.material import Material, Pace
 from groundup.recipes.first.page import Page
@@ -173,6 +177,35 @@ def _without_scale(axes: Axes) -> None:
     axes.spines["bottom"].set_color(SOFT if axes.get_xlabel() else GRID)
 
 
+def draw_word_map() -> str:
+    """Words of a small world in the plane of their first two components, from nothing but what stands beside them."""
+    worlds = (
+        ("cat dog horse", "sleeps eats runs plays"),
+        ("car bus truck", "stops turns brakes runs"),
+        ("apple pear plum", "ripens falls rots"),
+    )
+    texts = [f"the {who} {does}" for names, verbs in worlds for who in names.split() for does in verbs.split()]
+    vocabulary = build_vocabulary(texts, min_count=1)
+    counts = count_together(read_stream(texts, vocabulary), len(vocabulary), 2)
+    vectors = WordVectors(vocabulary, factorise(counts, 4, np.random.default_rng(0)))
+    words = [word for names, _ in worlds for word in names.split()]
+    units = vectors.units[vocabulary.numbers(words)]
+    places = principal_components(units, 2).project(units)
+
+    def draw(axes: Axes) -> None:
+        for number, (word, (x, y)) in enumerate(zip(words, places, strict=True)):
+            colour = (CHAT, BASE, INK)[number // 3]
+            axes.plot(x, y, marker="o", markersize=3.5, color=colour)
+            # Words of one company lie at nearly one point: their names stand one above the other.
+            axes.annotate(word, (x, y), (7, 12 - 12 * (number % 3)), textcoords="offset points", color=colour)
+        axes.margins(0.25)
+        _without_scale(axes)
+
+    return render(
+        "word-map", "Nine words in the plane: animals, vehicles and fruits apart", 2.6, 0.1, draw, bottom_in=0.1
+    )
+
+
 def draw_linear_graph() -> str:
     """What single numbers keep for one output of a linear layer of three inputs."""
     xs = [Value(number, label=f"x{index}") for index, number in enumerate((2.0, 0.5, -1.0), start=1)]
@@ -197,7 +230,12 @@ PICTURES: tuple[Picture, ...] = (
     Picture("kmeans.svg", draw_turns),
     Picture("principal-components.svg", draw_directions),
     Picture("principal-components-letters.svg", of_lesson("components", 0, source=NAMES), needs=NAMES),
+    # Untrained cells: the same at any effort.
+    Picture("vanishing.svg", of_lesson("vanishing", 0, effort=0.002)),
     Picture("levels.svg", draw_linear_graph),
+    # The text matters for the letters alone, which are not in this chart.
+    Picture("numbers.svg", of_lesson("numbers", 1, source=ROOT / "README.md")),
+    Picture("word-vectors.svg", draw_word_map),
 )
 
 

@@ -163,6 +163,12 @@ def test_parameters_are_found_once_and_modes_reach_all() -> None:
         "norm.weight",
         "norm.bias",
     ]
+    model.convert(np.float32)
+    assert {parameter.dtype.name for parameter in model.parameters()} == {"float32"}
+    loss = cross_entropy(model(IDS), IDS)
+    loss.backward()
+    assert loss.dtype == np.float32 and model.table.weight.grad.dtype == np.float32
+    model.convert(np.float64)
     model.train(False)
     assert not any(module.training for module in model.modules())
     assert check_gradients(lambda: cross_entropy(model(IDS), IDS), model.parameters()) < 1e-6

@@ -95,6 +95,14 @@ CASES: dict[str, tuple[list[tuple[int, ...]], Callable[..., Any], Callable[..., 
     "vector matmul": ([(3,), (3, 2)], lambda x, y: x @ y, lambda x, y: x @ y),
     "vector batch": ([(3,), (4, 3, 2)], lambda x, y: x @ y, lambda x, y: x @ y),
     "batch vector": ([(4, 2, 3), (3,)], lambda x, y: x @ y, lambda x, y: x @ y),
+    "batch matrix": ([(4, 2, 3), (3, 5)], lambda x, y: x @ y, lambda x, y: x @ y),
+    "two axes of batch and a matrix": ([(2, 4, 2, 3), (3, 5)], lambda x, y: x @ y, lambda x, y: x @ y),
+    "batch turned round": ([(2, 3, 4), (2, 5)], lambda x, y: x.T @ y, lambda x, y: x.permute(2, 1, 0) @ y),
+    "rows": (
+        [(4, 5, 2)],
+        lambda x: x[np.array([[0, -1, 0], [2, 3, 0]])],
+        lambda x: x[torch.tensor([[0, -1, 0], [2, 3, 0]])],
+    ),
     "dot": ([(3,), (3,)], lambda x, y: x @ y, lambda x, y: x @ y),
     "itself": ([(3, 3)], lambda x: x @ x, lambda x: x @ x),
     "where": (
@@ -117,6 +125,53 @@ def test_every_operation_equals_torch(name: str) -> None:
     shapes, ours, theirs = CASES[name]
     leaves = [pair(shape, i) for i, shape in enumerate(shapes)]
     agree(ours(*(own for own, _ in leaves)), theirs(*(other for _, other in leaves)), leaves)
+
+
+INDICES: dict[str, Any] = {
+    "rows": np.array([3, 0, 3, -1, 3]),
+    "rows of rows": np.array([[1, 1], [0, -4]]),
+    "one row": np.array(2),
+    "no rows": np.array([], np.int64),
+    "small whole numbers": np.array([3, 3, 0], np.uint8),
+    "slices": (slice(None, None, -1), slice(1, 3)),
+    "dots": (..., 0),
+    "new axes": (None, 1, slice(None), None),
+    "nothing": (),
+    "numbers": (np.int64(1), 2),
+    "mask": np.eye(4, 5) > 0,
+    "mask of rows": np.array([True, False, True, True]),
+    "pairs": (np.array([0, 0, 1]), np.array([2, 2, 1])),
+    "rows and a slice": (np.array([1, 1]), slice(1, 3)),
+    "list": [0, 0, 2],
+    "tensor": Tensor([1, 1]),
+}
+
+
+@pytest.mark.parametrize("name", INDICES)
+def test_what_is_read_gets_the_sum_of_the_derivatives(name: str) -> None:
+    index = INDICES[name]
+    x = pair((4, 5), 1)[0]
+    y = x[index]
+    up = np.random.default_rng(2).normal(size=y.shape)
+    y.backward(up)
+    expected = np.zeros((4, 5))
+    np.add.at(expected, index.data if isinstance(index, Tensor) else index, up)
+    assert x.grad is not None
+    np.testing.assert_allclose(x.grad, expected, rtol=1e-14, atol=1e-15)
+
+
+def test_a_parameter_takes_another_type() -> None:
+    x = Tensor([1.0, 2.0], requires_grad=True)
+    (x * x).sum().backward()
+    y = x * 2
+    x.convert(np.float32)
+    assert x.dtype == np.float32 and x.grad is None and y.dtype == np.float64
+    (x * x).sum().backward()
+    assert x.grad is not None and x.grad.dtype == np.float32 and x.grad.tolist() == [2.0, 4.0]
+    with pytest.raises(UsageError, match=r"result of \* keeps its type"):
+        y.convert(np.float32)
+    with pytest.raises(UsageError, match="not int32"):
+        x.convert(np.int32)
 
 
 def test_equal_largest_share_the_derivative() -> None:
@@ -170,6 +225,7 @@ def test_what_makes_no_sense_is_refused() -> None:
         (lambda: x.backward(np.ones(3)), r"weights of shape \(3,\) for a tensor of shape \(2, 3\)"),
         (lambda: Tensor(1.0).backward(), "depends on nothing that requires a gradient"),
         (lambda: x @ x, r"shapes \(2, 3\) and \(2, 3\): 3 is not 2"),
+        (lambda: Tensor(np.ones((2, 2, 3))) @ x, r"shapes \(2, 2, 3\) and \(2, 3\): 3 is not 2"),
         (lambda: x @ 2.0, "use \\* for numbers"),
         (lambda: x**x, "exponent must be a plain number"),
         (lambda: setattr(x, "data", np.ones(2)), r"of shape \(2, 3\) was given numbers of shape \(2,\)"),

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from groundup.core.errors import DataError
 from groundup.core.execution import available_cpus
 from groundup.evaluate.language import DocumentBits, Ids, check_documents
-from groundup.evaluate.ngram import NGram
+from groundup.foundations.ngram import KneserNey
 
 # xz needs about 11 times its dictionary in memory; of a longer training text the last part primes it.
 MAX_PRIMING_BYTES = 48_000_000
@@ -76,9 +76,9 @@ def uniform_bytes(texts: Sequence[str]) -> Baseline:
 
 
 def byte_ngram(train: Sequence[str], texts: Sequence[str], order: int) -> Baseline:
-    """An n-gram over UTF-8 bytes (see `NGram`)."""
+    """An n-gram over UTF-8 bytes (see `KneserNey`)."""
     documents = [_bytes_of(text) for text in texts]
-    bits = NGram([_bytes_of(text) for text in train], 256, order).document_bits(documents)
+    bits = KneserNey([_bytes_of(text) for text in train], 256, order).document_bits(documents)
     sizes = [len(document) for document in documents]
     return _per_document(f"{_order_name(order)} of bytes", bits, sizes, sizes)
 
@@ -90,7 +90,7 @@ def token_ngram(
     vocab_size: int,
     order: int,
 ) -> Baseline:
-    """An n-gram over the model's own tokens (see `NGram`).
+    """An n-gram over the model's own tokens (see `KneserNey`).
 
     Args:
         train: the training documents' ids.
@@ -100,7 +100,7 @@ def token_ngram(
         order: 1 for unigram, 3 for trigram.
     """
     lengths = check_documents(documents, num_bytes)
-    bits = NGram(train, vocab_size, order).document_bits(documents)
+    bits = KneserNey(train, vocab_size, order).document_bits(documents)
     return _per_document(f"{_order_name(order)} of tokens", bits, num_bytes, lengths)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, DTypeLike
 
 from groundup.core.errors import UsageError
 from groundup.foundations.functions import batch_norm, embedding, layer_norm
@@ -44,6 +44,14 @@ class Module:
         """Set the mode of this module and of all inside of it."""
         for module in self.modules():
             module.training = is_training
+
+    def convert(self, dtype: DTypeLike) -> None:
+        """Give every parameter another type: float32 takes half the memory and about half the time of float64.
+
+        To be done before an optimizer is made, which remembers arrays of the type that it finds.
+        """
+        for parameter in self.parameters():
+            parameter.convert(dtype)
 
     def _walk(self, prefix: str) -> Iterator[tuple[str, object]]:
         for name, value in vars(self).items():
@@ -127,7 +135,8 @@ class BatchNorm(Module):
 
     def __call__(self, x: Tensor) -> Tensor:
         if not self.training:
-            return (x - self.running_mean) / np.sqrt(self.running_variance + self.epsilon) * self.weight + self.bias
+            scale = self.weight / np.sqrt(self.running_variance + self.epsilon)
+            return x * scale + (self.bias - self.running_mean * scale)
         rows = x.size // x.shape[-1]
         if rows < 2:
             raise UsageError("batch norm needs at least two rows in training: one has no variance")

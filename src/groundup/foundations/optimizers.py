@@ -15,12 +15,38 @@ Loshchilov and Hutter 2019, algorithm 2. Names and defaults are torch's.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 import numpy as np
 
 from groundup.core.errors import UsageError
 from groundup.foundations.tensor import Array, Tensor
+
+
+def clip_gradients(parameters: Iterable[Tensor], largest: float) -> float:
+    """Shrink all gradients together until their norm is at most `largest`; their direction stays.
+
+    One step of an exploding gradient can undo all that was learned: the norm says how far the slope can be trusted.
+
+    Args:
+        parameters: those without a gradient are left out.
+        largest: of the Euclidean norm over all elements of all gradients; above 0.
+
+    Returns:
+        the norm before.
+
+    Source: Pascanu et al. 2013, algorithm 1; the 1e-6 is torch's.
+    """
+    if not largest > 0:
+        raise UsageError(f"gradients clipped to a norm of {largest}: it must be above 0")
+    held = [(parameter, parameter.grad) for parameter in parameters if parameter.grad is not None]
+    norm = math.sqrt(sum(float(np.vdot(gradient, gradient)) for _, gradient in held))
+    scale = largest / (norm + 1e-6)
+    if scale < 1:
+        for parameter, gradient in held:
+            parameter.grad = gradient * scale
+    return norm
 
 
 class Optimizer:

@@ -20,7 +20,7 @@ from contextvars import ContextVar
 from typing import Any, TypeAlias
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from groundup.core.errors import UsageError
 
@@ -84,6 +84,14 @@ class Tensor:
         if array.shape != self.shape:
             raise UsageError(f"a tensor of shape {self.shape} was given numbers of shape {array.shape}")
         self._data = _frozen(array)
+
+    def convert(self, dtype: DTypeLike) -> None:
+        """Give a parameter another floating type, such as float32; its gradient is forgotten."""
+        if self.parents:
+            raise UsageError(f"the result of {self.operation} keeps its type: convert what it was made from")
+        if not np.issubdtype(dtype, np.floating):
+            raise UsageError(f"a parameter is of a floating type, not {np.dtype(dtype)}")
+        self._data, self.grad = _frozen(self._data.astype(dtype)), None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -235,6 +243,10 @@ class Tensor:
         a, b = self, _tensor(other, self)
         if a.ndim == 0 or b.ndim == 0:
             raise UsageError("a matrix product needs at least one axis on both sides: use * for numbers")
+        if a.ndim > 2 and b.ndim == 2 and a.shape[-1] == b.shape[0]:
+            # One product of all rows: numpy would make one for each matrix, and hold a gradient of b for each.
+            rows = a.size // max(a.shape[-1], 1)
+            return (a.reshape(rows, a.shape[-1]) @ b).reshape(*a.shape[:-1], b.shape[1])
         x = a.data[None, :] if a.ndim == 1 else a.data
         y = b.data[:, None] if b.ndim == 1 else b.data
         if x.shape[-1] != y.shape[-2]:
@@ -342,12 +354,7 @@ class Tensor:
         x = self.data
         index = tuple(map(_plain, index)) if isinstance(index, tuple) else _plain(index)
 
-        def pullback(up: Array) -> tuple[Array]:
-            back = np.zeros_like(x)
-            np.add.at(back, index, up)
-            return (back,)
-
-        return operation("[]", x[index], (self,), pullback)
+        return operation("[]", x[index], (self,), lambda up: (_scattered(up, index, x),))
 
     def __setitem__(self, index: Any, value: Any) -> None:
         raise UsageError(
@@ -419,6 +426,25 @@ def _tensor(value: Any, beside: Any) -> Tensor:
 
 def _plain(index: Any) -> Any:
     return index.data if isinstance(index, Tensor) else index
+
+
+def _scattered(up: Array, index: Any, x: Array) -> Array:
+    """What reading x[index] gives back to x: zeros, and at each place the sum over all readings of it.
+
+    `np.add.at` would do for all of it; it takes several times as long where the index is a slice or an array of rows.
+    """
+    back = np.zeros_like(x)
+    parts = index if isinstance(index, tuple) else (index,)
+    if all(part is None or part is Ellipsis or isinstance(part, int | np.integer | slice) for part in parts):
+        back[index] = up  # no place is read twice
+    elif isinstance(index, np.ndarray) and np.issubdtype(index.dtype, np.integer) and index.size and x.size:
+        rows = index.reshape(-1) % len(x)
+        order = np.argsort(rows, kind="stable")
+        found, first = np.unique(rows[order], return_index=True)
+        back[found] = np.add.reduceat(up.reshape(len(rows), *x.shape[1:])[order], first, axis=0)
+    else:
+        np.add.at(back, index, up)
+    return back
 
 
 def _unbroadcast(gradient: Array, shape: tuple[int, ...]) -> Array:

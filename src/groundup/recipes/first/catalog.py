@@ -105,6 +105,91 @@ LESSONS: tuple[Lesson, ...] = (
         concept="principal-components.md",
     ),
     Lesson(
+        name="ngrams",
+        summary="Counting what follows: add-k, back-off and Kneser-Ney, by order, and what each leaves to the unseen.",
+        function="groundup.recipes.first.ngrams:show_ngrams",
+        learns_from="texts",
+        code=("foundations/ngram.py",),
+        concept="ngrams.md",
+    ),
+    Lesson(
+        name="bigram",
+        summary="Made-up words from pairs of characters: a table of counts, and a network of one layer that arrives at it.",
+        function="groundup.recipes.first.names:show_bigram",
+        learns_from="words",
+        code=("foundations/names/bigram.py", "foundations/ngram.py"),
+        concept="makemore.md",
+    ),
+    Lesson(
+        name="mlp",
+        summary="Made-up words from three characters of context: a vector for each, and a hidden layer.",
+        function="groundup.recipes.first.names:show_mlp",
+        learns_from="words",
+        code=("foundations/names/mlp.py", "foundations/names/training.py"),
+        concept="makemore.md",
+    ),
+    Lesson(
+        name="initialisation",
+        summary="One deep network begun well and badly, with and without batch norm: activations, gradients, updates.",
+        function="groundup.recipes.first.initialisation:show_initialisation",
+        learns_from="words",
+        code=("foundations/names/statistics.py", "foundations/names/observation.py"),
+        concept="initialisation.md",
+    ),
+    Lesson(
+        name="wavenet",
+        summary="Made-up words from eight characters of context, joined two by two; all models of words side by side.",
+        function="groundup.recipes.first.names:show_wavenet",
+        learns_from="words",
+        code=("foundations/names/hierarchy.py", "foundations/names/training.py"),
+        concept="makemore.md",
+    ),
+    Lesson(
+        name="recurrent",
+        summary="RNN, GRU and LSTM: a state in the place of a window, trained on names or words.",
+        function="groundup.recipes.first.recurrent:show_recurrent",
+        learns_from="words",
+        code=("foundations/recurrent.py", "foundations/names/recurrent.py"),
+        concept="recurrent.md",
+    ),
+    Lesson(
+        name="vanishing",
+        summary="How far back a gradient reaches: vanishing, exploding, gates, clipping.",
+        function="groundup.recipes.first.recurrent:show_vanishing",
+        code=("foundations/vanishing.py", "foundations/recurrent.py"),
+        concept="recurrent.md",
+    ),
+    Lesson(
+        name="seq2seq",
+        summary="One sequence into another: words turned round and dates, with attention and without.",
+        function="groundup.recipes.first.seq2seq:show_seq2seq",
+        code=("foundations/seq2seq.py", "foundations/seq2seq_tasks.py"),
+        concept="seq2seq.md",
+    ),
+    Lesson(
+        name="backward",
+        summary="Backward passes by hand: cross-entropy, batch and layer norm, attention, checked by small steps.",
+        function="groundup.recipes.first.backward:show_backward",
+        code=("foundations/backward.py",),
+        concept="backward-by-hand.md",
+    ),
+    Lesson(
+        name="words",
+        summary="Words as vectors, learned three ways: neighbours, analogies, the odd one out, and where they fail.",
+        function="groundup.recipes.first.words:show_words",
+        learns_from="texts",
+        code=("foundations/words",),
+        concept="word-vectors.md",
+    ),
+    Lesson(
+        name="numbers",
+        summary="What computers make of numbers: softmax, dot products, sums; entropy, perplexity and bits.",
+        function="groundup.recipes.first.numbers:show_numbers",
+        learns_from="texts",
+        code=("foundations/numbers.py", "foundations/information.py"),
+        concept="numbers.md",
+    ),
+    Lesson(
         name="levels",
         summary="One GPT at four levels, equal in loss and gradients: what each costs a token.",
         function="groundup.recipes.first.levels:show_levels",
@@ -114,10 +199,21 @@ LESSONS: tuple[Lesson, ...] = (
 )
 
 
+#: What SOURCE may be, by `Lesson.learns_from`.
+_SOURCES = {
+    "nothing": "",
+    "words": " [a list of words, or any text]",
+    "texts": " [any text]",
+    "labels": " [lines of a label, a tab and a text]",
+}
+
+
 def list_lessons() -> None:
-    """Print every lesson with what it shows."""
-    console.table(["lesson", "what it shows", "learns from"], [[x.name, x.summary, x.learns_from] for x in LESSONS])
-    console.say("Run one with  groundup first LESSON [SOURCE]")
+    """Print every lesson with what it shows, and what it can learn from."""
+    console.facts([[lesson.name, f"{lesson.summary}{_SOURCES[lesson.learns_from]}"] for lesson in LESSONS])
+    console.say(
+        "\nRun one with  groundup first LESSON [SOURCE]  where SOURCE is what stands in brackets: a file, a folder, a named source."
+    )
 
 
 def find_lesson(name: str) -> Lesson:

@@ -28,7 +28,7 @@ from groundup.foundations.classic.tree import DecisionTree
 from groundup.recipes.first.material import Material, Pace
 from groundup.recipes.first.messages import messages
 from groundup.recipes.first.page import Page
-from groundup.recipes.first.points import accuracy, draw_curves, draw_regions, two_moons
+from groundup.recipes.first.points import accuracy, draw_curves, draw_letters, draw_regions, two_moons
 from groundup.recipes.report.charts import BASE, CHAT, GRID, INK, OTHER, SOFT, Bar, bar_chart
 from groundup.recipes.report.tables import Table
 from groundup.recipes.report.words import count, decimal, label, percent, shorten
@@ -409,7 +409,7 @@ def show_kmeans(page: Page, material: Material, pace: Pace) -> None:
         page.chart(
             "Three groups",
             "The letters in the plane in which they differ most (see the lesson components), in the colours of three groups.",
-            lambda axes: _draw_letters(axes, letters, flat, [(OTHER, CHAT, BASE)[g] for g in found[3].groups]),
+            lambda axes: draw_letters(axes, letters, flat, [(OTHER, CHAT, BASE)[g] for g in found[3].groups]),
             left_in=0.1,
             bottom_in=0.1,
         )
@@ -456,7 +456,7 @@ def show_components(page: Page, material: Material, pace: Pace) -> None:
     page.chart(
         "Letters in the plane",
         "Letters with like neighbours lie together; vowels in blue.",
-        lambda axes: _draw_letters(axes, letters, flat, [CHAT if x in VOWELS else INK for x in letters]),
+        lambda axes: draw_letters(axes, letters, flat, [CHAT if x in VOWELS else INK for x in letters]),
         left_in=0.1,
         bottom_in=0.1,
         height_in=3.2,
@@ -481,13 +481,3 @@ def show_components(page: Page, material: Material, pace: Pace) -> None:
     page.table(listing)
     page.fact("two directions hold", percent(float(parts.shares[:2].sum())), "of the variance")
     page.fact("letters", count(len(letters)), f"of {table.shape[1]} numbers each")
-
-
-def _draw_letters(axes: Axes, letters: Sequence[str], flat: Floats, colours: Sequence[str]) -> None:
-    for letter, (x, y), colour in zip(letters, flat, colours, strict=True):
-        axes.text(x, y, letter, color=colour, ha="center", va="center", fontsize=11)
-    span = np.ptp(flat, axis=0) * 0.08 + 1e-9
-    axes.set_xlim(flat[:, 0].min() - span[0], flat[:, 0].max() + span[0])
-    axes.set_ylim(flat[:, 1].min() - span[1], flat[:, 1].max() + span[1])
-    axes.set_xticks([])
-    axes.set_yticks([])

@@ -63,9 +63,10 @@ class Material:
         return self._texts
 
     def words(self) -> list[str]:
-        """Different words in lower case, such as first names.
+        """Words in lower case, such as first names.
 
-        A source of one word a line is taken line by line. From any other text come the words of letters alone, of 2 to 24, that
+        A source of one word a line is taken line by line, with what repeats: a list says by that what is frequent. From any other
+        text come the different words of letters alone, of 2 to 24, that
         occur at least twice (what occurs once is often a slip or a name made up of others), in the order of their first use.
 
         Raises:
@@ -74,14 +75,14 @@ class Material:
         lines = [line.strip().lower() for text in self._texts for line in text.split("\n") if line.strip()]
         single = [line for line in lines if not re.search(r"\s", line) and len(line) <= max(_LENGTHS)]
         if len(single) >= SHARE_OF_WORD_LINES * len(lines):
-            words = list(dict.fromkeys(single))
+            words = single
         else:
             counts = Counter(word for line in lines for word in _WORD.findall(line) if len(word) in _LENGTHS)
             often = [word for word, count in counts.items() if count > 1]
             words = often if len(often) >= MIN_WORDS else list(counts)
-        if len(words) < MIN_WORDS:
+        if len(set(words)) < MIN_WORDS:
             raise DataError(
-                f"{self.source} holds {len(words)} different words, too few to learn from: at least {MIN_WORDS} are needed"
+                f"{self.source} holds {len(set(words))} different words, too few to learn from: at least {MIN_WORDS} are needed"
             )
         return words
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -65,7 +65,7 @@ def draw_points(axes: Axes, points: Floats, labels: Ints, colours: tuple[str, ..
 
 
 def draw_curves(
-    curves: list[tuple[str, str, list[float] | Floats]],
+    curves: Sequence[tuple[str, str, Sequence[float] | Floats]],
     *,
     across: str,
     up: str,
@@ -96,6 +96,26 @@ def draw_curves(
             axes.legend(labelcolor=INK)
 
     return draw
+
+
+def draw_letters(axes: Axes, letters: Sequence[str], flat: Floats, colours: Sequence[str]) -> None:
+    """Letters at their places (N, 2) in the plane, without a scale."""
+    for letter, (x, y), colour in zip(letters, flat, colours, strict=True):
+        axes.text(x, y, letter, color=colour, ha="center", va="center", fontsize=11)
+    span = np.ptp(flat, axis=0) * 0.08 + 1e-9
+    axes.set_xlim(flat[:, 0].min() - span[0], flat[:, 0].max() + span[0])
+    axes.set_ylim(flat[:, 1].min() - span[1], flat[:, 1].max() + span[1])
+    axes.set_xticks([])
+    axes.set_yticks([])
+
+
+def trailing_mean(values: Floats, window: int) -> Floats:
+    """Of each value, its mean with those before it, `window` in all (fewer at the beginning)."""
+    sums = np.concatenate([[0.0], np.cumsum(values)])
+    ends = np.arange(1, len(values) + 1)
+    starts = np.maximum(ends - max(window, 1), 0)
+    means: Floats = (sums[ends] - sums[starts]) / (ends - starts)
+    return means
 
 
 def accuracy(predicted: NDArray[np.generic], labels: Ints) -> float:

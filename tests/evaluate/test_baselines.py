@@ -1,20 +1,17 @@
-"""N-grams against a plain definition with dictionaries; compressors against their own promises."""
+"""What a model has to beat: n-grams as baselines, compressors against their own promises."""
 
 from __future__ import annotations
 
 import gzip
 import itertools
 import lzma
-import math
 import random
-from collections import Counter, defaultdict
 
-import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
-from groundup.core.errors import DataError, UsageError
+from groundup.core.errors import DataError
 from groundup.evaluate import baselines
 from groundup.evaluate.baselines import (
     all_baselines,
@@ -27,96 +24,6 @@ from groundup.evaluate.baselines import (
     xz_size,
     xz_text,
 )
-from groundup.evaluate.ngram import DEFAULT_DISCOUNT, NGram
-
-symbols = st.integers(0, 4)
-documents = st.lists(st.lists(symbols, max_size=20), min_size=1, max_size=5).filter(lambda found: any(found))
-
-
-class PlainKneserNey:
-    """The textbook definition, gram by gram, with dictionaries; the separator is the symbol `vocab`."""
-
-    def __init__(self, docs: list[list[int]], vocab: int, order: int) -> None:
-        self.vocab, self.order = vocab, order
-        grams: Counter[tuple[int, ...]] = Counter()
-        for doc in docs:
-            padded = [vocab] * (order - 1) + doc
-            for end in range(order, len(padded) + 1):
-                grams[tuple(padded[end - order : end])] += 1
-        self.levels: dict[int, dict[tuple[int, ...], int]] = {order: dict(grams)}
-        for n in range(order - 1, 0, -1):
-            before = defaultdict(set)
-            for gram in self.levels[n + 1]:
-                before[gram[1:]].add(gram[0])
-            self.levels[n] = {gram: len(found) for gram, found in before.items()}
-
-    def discount(self, n: int) -> float:
-        once = sum(count == 1 for count in self.levels[n].values())
-        twice = sum(count == 2 for count in self.levels[n].values())
-        return once / (once + 2 * twice) if once and twice else DEFAULT_DISCOUNT
-
-    def prob(self, context: tuple[int, ...], symbol: int) -> float:
-        n = len(context) + 1
-        lower = 1 / self.vocab if n == 1 else self.prob(context[1:], symbol)
-        after = {gram[-1]: count for gram, count in self.levels[n].items() if gram[:-1] == context}
-        if not after:
-            return lower
-        d, total = self.discount(n), sum(after.values())
-        return (max(after.get(symbol, 0) - d, 0) + d * len(after) * lower) / total
-
-
-@settings(deadline=None, max_examples=60)
-@given(documents, documents, st.integers(1, 4))
-def test_equals_the_textbook_definition(train: list[list[int]], held_out: list[list[int]], order: int) -> None:
-    fast, plain = NGram(train, 5, order), PlainKneserNey(train, 5, order)
-    for document in held_out:
-        padded = [5] * (order - 1) + document
-        expected = [
-            -math.log2(plain.prob(tuple(padded[i : i + order - 1]), symbol)) for i, symbol in enumerate(document)
-        ]
-        assert fast.bits(document) == pytest.approx(expected, rel=1e-9, abs=1e-12)
-    totals = fast.document_bits(held_out)
-    assert totals == pytest.approx([fast.bits(document).sum() for document in held_out])
-
-
-@settings(deadline=None, max_examples=60)
-@given(documents, st.integers(1, 4), st.lists(symbols, max_size=6))
-def test_is_a_proper_distribution_after_any_context(train: list[list[int]], order: int, context: list[int]) -> None:
-    model = NGram(train, 5, order)
-    probs = model.distribution(context)
-    assert probs.sum() == pytest.approx(1, abs=1e-12)
-    assert (probs > 0).all()
-    # And it is the distribution that bits are measured with.
-    measured = [model.bits([*context, symbol])[-1] for symbol in range(5)]
-    assert -np.log2(probs) == pytest.approx(np.array(measured), abs=1e-9)
-
-
-def test_a_large_vocabulary_still_sums_to_one() -> None:
-    source = random.Random(2)
-    train = [[min(int(source.expovariate(0.002)), 49_999) for _ in range(3_000)] for _ in range(4)]
-    model = NGram(train, 50_000, 3)
-    for context in ([], train[0][:1], train[0][5:7], [49_999, 3]):
-        assert model.distribution(context).sum() == pytest.approx(1, abs=1e-9)
-
-
-def test_higher_orders_learn_what_lower_ones_cannot() -> None:
-    train = [[0, 1, 2, 0, 2, 1] * 200]
-    bits = [NGram(train, 3, order).document_bits([[0, 1, 2, 0, 2, 1] * 20])[0] / 120 for order in (1, 2, 3)]
-    assert bits[0] == pytest.approx(math.log2(3), abs=0.02)
-    assert bits[2] < 0.1 < 0.9 < bits[1] < bits[0]
-
-
-def test_n_gram_faults_name_the_values() -> None:
-    with pytest.raises(UsageError, match="order 5 over 50000 symbols"):
-        NGram([[1]], 50_000, 5)
-    with pytest.raises(UsageError, match=r"order \(0\)"):
-        NGram([[1]], 5, 0)
-    with pytest.raises(DataError, match="no text"):
-        NGram([[], []], 5, 3)
-    with pytest.raises(DataError, match="symbol 7 is outside 0 to 4"):
-        NGram([[1, 7]], 5, 2)
-    with pytest.raises(DataError, match="symbol -1 is outside"):
-        NGram([[1, 2]], 5, 2).bits([-1])
 
 
 def test_uniform_is_eight_bits_per_byte_also_for_long_characters() -> None:
