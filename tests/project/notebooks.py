@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Mapping
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
@@ -26,8 +27,12 @@ def code_cells(path: Path) -> list[str]:
     return cells
 
 
-def run_notebook(path: Path) -> tuple[dict[str, Any], str]:
+def run_notebook(path: Path, changes: Mapping[str, str] | None = None) -> tuple[dict[str, Any], str]:
     """Run all code cells.
+
+    Args:
+        path: of the notebook.
+        changes: lines (or their beginnings) and what stands in their place; what a notebook does not have is no error.
 
     Returns:
         the namespace that they leave, and what they printed.
@@ -39,6 +44,8 @@ def run_notebook(path: Path) -> tuple[dict[str, Any], str]:
     printed = io.StringIO()
     for number, cell in enumerate(code_cells(path), start=1):
         try:
+            for line, other in (changes or {}).items():
+                cell = cell.replace(line, other)
             with redirect_stdout(printed):
                 exec(compile(cell, f"{path.name}[{number}]", "exec"), namespace)
         except Exception as error:

@@ -20,7 +20,7 @@ MODULES = sorted(
 # Each module is imported as the first of the package (the others are forgotten before), so that no module depends on
 # another having been imported earlier; torch and the other libraries stay loaded, which keeps this to seconds.
 PROBE = """
-import importlib, json, locale, logging, os, random, signal, sys, threading, warnings
+import gc, importlib, json, locale, logging, os, random, signal, sys, threading, warnings
 
 import numpy, torch
 
@@ -55,6 +55,9 @@ def state():
 import groundup
 for name in json.loads(sys.argv[1]):
     importlib.import_module(name)
+# Modules are made and forgotten by the thousand: what is loaded by now need not be looked through each time.
+gc.collect()
+gc.freeze()
 for name in json.loads(sys.argv[1]):
     for loaded in [m for m in sys.modules if m == "groundup" or m.startswith("groundup.")]:
         del sys.modules[loaded]
