@@ -13,7 +13,7 @@ from trainer_workers import monitored
 
 from groundup.core.errors import Interrupted
 from groundup.core.interrupt import StopRequest
-from groundup.data.batch import Batch
+from groundup.data.batch import IGNORE_INDEX, Batch
 from groundup.train.distributed import launch
 from groundup.train.health.history import History, RunFacts
 from groundup.train.health.measure import seen_ahead, targets_of
@@ -127,6 +127,11 @@ def test_the_targets_of_a_batch() -> None:
     # Two texts in a row: the last target of the first is not the first input of the second.
     packed = Batch(torch.tensor([[1, 2, 7, 8]]), torch.tensor([[2, 3, 8, 9]]), segments=torch.tensor([[0, 0, 1, 1]]))
     assert targets_of([packed])["shifted"] == 1.0
+    # A short answer of two turns, filled up: what follows its end (5) is padding (0), between the turns is the next input.
+    row, ignored = torch.tensor([[7, 3, 5, 8, 4, 5, 0, 0]]), IGNORE_INDEX
+    filled = Batch(row, torch.tensor([[3, 5, ignored, 4, 5, 2, ignored, ignored]]))
+    assert targets_of([filled])["shifted"] == 1.0
+    assert targets_of([Batch(row, filled.inputs.where(filled.targets != ignored, ignored))])["shifted"] == 0.0
     assert targets_of([object()]) == {}
 
 

@@ -168,7 +168,8 @@ def part_of(parameter: str) -> str:
 def targets_of(batches: Sequence[Any]) -> dict[str, float | None]:
     """What can be seen of the targets of one update: see `Sample.trained`, `shifted` and `copied`.
 
-    The last target of a row has no next input, and where rows hold several texts so has the last of each.
+    The last target of a row has no next input, and where rows hold several texts so has the last of each. After the last trained
+    target of a row that is filled up comes padding, which is no next input either.
     """
     trained = tokens = followed = shifted = copied = 0
     for batch in batches:
@@ -178,7 +179,8 @@ def targets_of(batches: Sequence[Any]) -> dict[str, float | None]:
         trained += int(is_trained.sum())
         tokens += is_trained.numel()
         copied += int((batch.targets[is_trained] == batch.inputs[is_trained]).sum())
-        is_followed = is_trained[:, :-1]
+        later = is_trained.flip(1).cumsum(1).flip(1)[:, 1:] > 0
+        is_followed = is_trained[:, :-1] & later
         if batch.segments is not None:
             is_followed = is_followed & (batch.segments[:, 1:] == batch.segments[:, :-1])
         followed += int(is_followed.sum())
