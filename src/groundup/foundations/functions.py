@@ -1,8 +1,10 @@
 """The functions of language models on `Tensor`: softmax, cross-entropy, norms, embedding, attention.
 
-Each has a derivative written by hand where the formula is simpler or safer than what the small steps would give, and is
-equal to that composition. The formulas of softmax, cross-entropy and the norms are in `backward.py`; here they are hung into the
-graph.
+Most could be put together from sums, products and powers, and the engine would find their derivatives. Where one formula for
+the whole is shorter or safer it is written by hand instead, with the same result. These formulas, of softmax, cross-entropy and the norms,
+are in `backward.py`, which `docs/concepts/backward-by-hand.md` derives; here they are hung into the graph.
+
+Letters of shapes: B texts, T positions in each, V tokens in the vocabulary, D numbers for each position or token.
 """
 
 from __future__ import annotations
@@ -34,8 +36,8 @@ def cross_entropy(logits: Tensor, targets: ArrayLike, mask: ArrayLike | None = N
     """The mean of -log softmax(logits)[target], in nats.
 
     Args:
-        logits: (..., V).
-        targets: whole numbers 0 to V - 1, of the shape of the logits without their last axis.
+        logits: (..., V), a score for each token of the vocabulary.
+        targets: the right tokens, whole numbers 0 to V - 1, of the shape of the logits without their last axis.
         mask: of the shape of the targets, which of them count. All do by default; padding should not.
 
     Raises:
@@ -73,12 +75,12 @@ def mean_squared_error(predicted: Tensor, wanted: ArrayLike) -> Tensor:
 
 
 def gelu(x: Tensor) -> Tensor:
-    """x Phi(x) in its tanh form (Hendrycks and Gimpel 2016, section 2)."""
+    """x times the normal distribution's share below x, in its tanh form: a smooth relu (Hendrycks and Gimpel 2016, section 2)."""
     return x * ((x + x**3 * 0.044715) * math.sqrt(2 / math.pi)).tanh() * 0.5 + x * 0.5
 
 
 def embedding(table: Tensor, ids: ArrayLike) -> Tensor:
-    """Rows of a table; a row that is read several times gets the sum of the derivatives.
+    """A vector for each id, from the rows of a table; a row that is read several times gets the sum of the derivatives.
 
     Args:
         table: (V, D).
@@ -116,12 +118,17 @@ def batch_norm(x: Tensor, weight: Tensor, bias: Tensor, epsilon: float = 1e-5) -
 
 
 def attention(query: Tensor, key: Tensor, value: Tensor, *, is_causal: bool = True) -> Tensor:
-    """softmax(q k^T / sqrt(d)) v (Vaswani et al. 2017, equation 1).
+    """softmax(q k^T / sqrt(d)) v: a mean of values, with a share for each that its key and the query decide.
+
+    Each position asks with a query. Its dot products with the keys are scores of what it may look at, softmax makes them shares with the
+    sum 1, and the result is the mean of the values under these shares (Vaswani et al. 2017, equation 1). Over sqrt(d) the scores
+    keep their size whatever d (`docs/concepts/numbers.md`); where it came from is in `docs/concepts/seq2seq.md`.
 
     Args:
-        query: (..., T, d).
-        key, value: (..., S, d) and (..., S, e).
-        is_causal: position t sees the first S - T + t + 1 keys.
+        query: (..., T, d): T positions that ask, with d numbers each.
+        key, value: (..., S, d) and (..., S, e), of S positions that are asked.
+        is_causal: no position sees those after it. The queries stand at the end of the keys, so query t sees the first S - T + t + 1
+            keys; where S = T, those up to its own.
 
     Returns:
         (..., T, e).

@@ -4,6 +4,16 @@
     for each layer:  x = x + attention(norm(x));  x = x + mlp(norm(x))
     logits = norm(x) embed^T
 
+x has a row of numbers for each token of the text (a token is a piece of text with a number, its id): a vector for the token and
+one for the place where it stands. Each layer adds to the rows what two networks make of them. attention is the only place where rows meet:
+each takes a mean of what it and those before it offer. mlp works on each row alone, four times as wide inside, bent by gelu:
+
+    attention(h):  q = h Wq^T + bq, and k and v likewise;  softmax(q k^T / sqrt(d)) v for each head;  then times Wo^T, plus bo
+    mlp(h)         = gelu(h Wup^T + bup) Wdown^T + bdown
+
+A head is a slice of d columns of q, k and v with an attention of its own. The logits are scores of every token that could come
+next. `docs/concepts/levels.md` has the whole as a page, `docs/concepts/seq2seq.md` where attention came from.
+
 Weights go by the names of `Transformer.state_dict`, so the same numbers can be put into each of the four levels
 (`recipes/levels.py`): scalars, arrays, torch, and torch's fast path.
 
@@ -38,7 +48,8 @@ class GPTShape:
     Attributes:
         vocab_size: different tokens.
         hidden_size: numbers of a token's vector, a multiple of the heads.
-        num_layers, num_heads: of them.
+        num_layers: how often attention and mlp follow each other.
+        num_heads: attentions side by side in each layer.
         context: most tokens of a text.
     """
 
@@ -53,7 +64,7 @@ class GPTShape:
             raise UsageError(f"{self} is no GPT: all sizes are 1 or more, and the heads share hidden_size equally")
 
     def weight_shapes(self) -> dict[str, tuple[int, ...]]:
-        """The shape of every weight; a matrix is (outputs, inputs)."""
+        """The shape of every weight; a matrix is (outputs, inputs), as torch keeps it, so that a row x becomes x W^T."""
         width, inner = self.hidden_size, 4 * self.hidden_size
         shapes: dict[str, tuple[int, ...]] = {
             "embed.weight": (self.vocab_size, width),
@@ -101,7 +112,7 @@ class ScalarGPT:
         }
 
     def loss(self, ids: Sequence[int]) -> Value:
-        """Mean cross-entropy, in nats, of each token but the first after those before it."""
+        """The mean cross-entropy, in nats, of predicting each token from those before it; the first has none and does not count."""
         logits = self.logits(ids[:-1])
         return total(cross_entropy(row, target) for row, target in zip(logits, ids[1:], strict=True)) / len(logits)
 
@@ -141,15 +152,18 @@ class ScalarGPT:
     def _attention(self, name: str, rows: list[Row]) -> list[Row]:
         queries, keys, values = (self._linear(f"{name}.{part}_proj", rows) for part in "qkv")
         size = self.shape.hidden_size // self.shape.num_heads
-        mixed: list[Row] = [[] for _ in rows]
+        mixed: list[Row] = [[] for _ in rows]  # for each position the results of all heads, one after the other
         for head in range(self.shape.num_heads):
             own = slice(head * size, (head + 1) * size)
             for place, query in enumerate(queries):
+                # How well each key fits the query, up to the position's own: what comes later must not be seen.
                 scores = [dot(query[own], key[own]) * size**-0.5 for key in keys[: place + 1]]
+                # The softmax of the scores: shares with the sum 1.
                 largest = max(score.data for score in scores)
                 powers = [(score - largest).exp() for score in scores]
                 inverse = total(powers) ** -1.0
                 shares = [power * inverse for power in powers]
+                # The mean of the values under these shares, number by number.
                 for column in range(own.start, own.stop):
                     mixed[place].append(dot(shares, [value[column] for value in values[: place + 1]]))
         return self._linear(f"{name}.o_proj", mixed)

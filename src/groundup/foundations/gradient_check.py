@@ -13,7 +13,8 @@ from groundup.foundations.tensor import Tensor, no_grad
 def numeric_gradient(function: Callable[[], Tensor], parameter: Tensor, step: float = 1e-6) -> np.ndarray:
     """The derivative of one number by each element of a parameter: (f(x + h) - f(x - h)) / 2h.
 
-    The error falls with h squared until the last bits of f, divided by h, outweigh it: in float64 near 1e-10 of f.
+    A smaller h makes the formula better, its error falls with h squared, and the difference worse, since f is rounded in its last
+    bits and that is divided by 2h. In float64 the two together are least, near 1e-10 of f, for an h of about 1e-5 or 1e-6.
 
     Args:
         function: computes the number anew from the parameter's data.

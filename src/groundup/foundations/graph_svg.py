@@ -1,4 +1,7 @@
-"""A computation graph of scalars as an SVG drawing: what was made from what, each number with its derivative."""
+"""A computation graph of scalars as an SVG drawing: what was made from what, each number with its derivative.
+
+It is about where boxes and lines stand, and nothing of it is needed to understand the derivatives.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Modules of the tensor engine: parameters with the function that uses them."""
+"""Modules of the tensor engine: parameters with the function that uses them.
+
+What batch norm is for is in `docs/concepts/initialisation.md`; layer norm does the same within each row.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ class Module:
     """Holds parameters, and other modules, as attributes; finds them there.
 
     Attributes:
-        training: whether dropout drops and batch norm reads its batch; set by `train`.
+        training: whether batch norm takes mean and variance from its batch, and dropout drops; set by `train`.
     """
 
     training = True
@@ -75,12 +78,13 @@ class Linear(Module):
 
     Args:
         size, outputs: numbers read and made.
-        random: draws W from a normal distribution of deviation `gain` / sqrt(size) (Glorot and Bengio 2010, He et al. 2015).
+        random: draws W from a normal distribution of deviation `gain` / sqrt(size) (Glorot and Bengio 2010, He et al. 2015), why is in
+            `docs/concepts/initialisation.md`.
         gain: 1 keeps the variance of what passes; 5/3 makes up for a tanh, sqrt(2) for a relu.
         bias: whether there is b, which begins at 0.
 
     Attributes:
-        weight: (size, outputs).
+        weight: (size, outputs), as x stands in rows. torch, and with it `gpt.py`, keeps the transpose.
     """
 
     def __init__(

@@ -1,6 +1,8 @@
 """From gradients to the next parameters: SGD, momentum, RMSProp, Adam, AdamW.
 
-With theta a parameter, g its gradient, r the rate, at step t:
+With theta a parameter, g its gradient, r the rate, at step t. v, s and u are remembered from step to step and begin at 0; m, a,
+b1 and b2 are the shares of them that are kept (momentum, alpha, betas); eps keeps quotients finite. Why each is as it is:
+`docs/concepts/optimizers.md`.
 
     SGD        theta - r g
     momentum   v = m v + g;                      theta - r v                         (Nesterov: theta - r (g + m v))
@@ -90,7 +92,7 @@ class Optimizer:
         raise NotImplementedError
 
     def decayed(self, values: Array, gradient: Array) -> Array:
-        """The gradient with that of the weight decay."""
+        """The gradient with that of the penalty decay / 2 * theta^2 added, which pulls parameters towards 0."""
         return gradient + self.weight_decay * values if self.weight_decay else gradient
 
 

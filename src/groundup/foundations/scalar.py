@@ -3,10 +3,12 @@
 A computation is a graph: every number knows the numbers that it was made from, and how fast it changes with each of them
 (the local derivatives, known the moment it is made). Going through the graph backwards from a result, the chain rule
 
-    d result / d x  =  sum over all y made from x:  d result / d y  *  d y / d x
+    d result / d x  =  sum over all y made directly from x:  d result / d y  *  d y / d x
 
 gives the derivative by every number in one pass, whatever their number (reverse accumulation; Linnainmaa 1970, Rumelhart,
-Hinton and Williams 1986).
+Hinton and Williams 1986). `docs/concepts/autograd.md` does one by hand.
+
+`Value` is the engine; the sums, the loss and the small network below it are made of values, for something to differentiate.
 """
 
 from __future__ import annotations
@@ -33,7 +35,7 @@ class Value:
 
     Attributes:
         data: the number. A parameter is trained by setting it between two computations.
-        grad: derivative of what `backward` was last called on by this number; further calls add to it.
+        grad: derivative by this number of what `backward` was called on; further calls add theirs. It is 0 before the first.
         parents: what it was made from.
         slopes: its derivative by each of them.
         operation: what made it, empty for a number that was given.
@@ -68,6 +70,7 @@ class Value:
         result = self.data**exponent
         if isinstance(result, complex):
             raise UsageError(f"{self.data} ** {exponent} is no real number")
+        # x ** 0 is the constant 1; its slope by the formula would divide by zero where x is 0.
         return Value(
             result, (self,), (exponent * self.data ** (exponent - 1) if exponent else 0.0,), f"** {exponent:g}"
         )
@@ -114,11 +117,11 @@ class Value:
         return _value(other) / self
 
     def backward(self) -> None:
-        """Add to the `grad` of everything this number was made from its derivative by it."""
+        """Find the derivative of this number by each that it was made from, and add it to that one's `grad`."""
         order = self.ancestors()
-        # Of this pass alone, so that a second pass adds its own and not the first one's again.
+        # The derivatives of this pass alone, so that a second pass adds its own and not the first one's again.
         found = dict.fromkeys(order, 0.0)
-        found[self] = 1.0
+        found[self] = 1.0  # it changes with itself one to one
         for value in reversed(order):
             for parent, slope in zip(value.parents, value.slopes, strict=True):
                 found[parent] += slope * found[value]
@@ -128,7 +131,8 @@ class Value:
     def ancestors(self) -> list[Value]:
         """All that this number was made from, each after its own parents; itself last.
 
-        A stack of our own and no recursion: a sum of ten thousand terms is ten thousand calls deep.
+        A stack of our own and no recursion: a + b + c + ... of ten thousand terms would be ten thousand calls deep, more than
+        Python allows. A value waits there twice: to have its parents done first, and then to be put in order.
         """
         order: list[Value] = []
         seen: set[Value] = set()
@@ -171,7 +175,11 @@ def dot(xs: Sequence[Value], ys: Sequence[Value]) -> Value:
 
 
 def cross_entropy(logits: Sequence[Value], target: int) -> Value:
-    """-log softmax(logits)[target] in nats; the largest logit is taken off first, so that no exponential overflows."""
+    """Minus the natural logarithm of the probability that scores (the logits) give to the target.
+
+    The probability is the softmax, e^logit[target] / sum of all e^logit, so the loss is log(sum of all e^logit) - logit[target].
+    Taking the largest logit off all of them changes nothing, and no exponential overflows.
+    """
     largest = max(logit.data for logit in logits)
     return total((logit - largest).exp() for logit in logits).log() - (logits[target] - largest)
 
@@ -181,7 +189,8 @@ class Neuron:
 
     Args:
         size: numbers that it reads.
-        random: draws the weights from -1 to 1 over the root of the size.
+        random: draws the weights between -1 / sqrt(size) and 1 / sqrt(size): a sum of more terms gets smaller ones, and stays
+            where tanh is steep.
         is_linear: leaves tanh out.
     """
 
@@ -201,7 +210,7 @@ class Neuron:
 
 
 class MLP:
-    """Layers of neurons, the last one linear.
+    """A multi-layer perceptron: layers of neurons, each reading all results of the one before, the last one linear.
 
     Args:
         sizes: of the input and then of each layer.

@@ -1,7 +1,11 @@
 """Automatic differentiation of numpy arrays: what `scalar.py` does for single numbers, for whole arrays at a time.
 
-An operation gives a new tensor that holds its parents and a function from the derivative by the result to the derivatives by
-each of them (a vector-Jacobian product). `backward` goes through the graph from its end.
+An operation gives a new tensor that holds its parents and a pullback: a function that makes the derivatives by each of them from
+the derivative by the result (others call it a vector-Jacobian product). `backward` goes through the graph from its end.
+
+In each pullback below, `up` is the derivative of what `backward` was called on by the operation's result, of the result's shape;
+what is returned has the shapes of the parents. An operation by element multiplies `up` by its slope, as in `scalar.py`. The formula of
+the matrix product is derived in `docs/concepts/autograd.md`.
 
 Three decisions keep the gradients right:
 
@@ -28,6 +32,7 @@ Array: TypeAlias = NDArray[Any]
 #: From the derivative by a result to those by its parents, None for a parent that has none.
 Pullback: TypeAlias = Callable[[Array], "tuple[Array | None, ...]"]
 
+#: Whether operations keep a graph: a global switch, of which each thread has its own.
 _records: ContextVar[bool] = ContextVar("records", default=True)
 
 
@@ -139,7 +144,8 @@ class Tensor:
         """Add to the `grad` of every tensor that requires one its derivative of this one.
 
         Args:
-            gradient: weights of this tensor's elements, of its shape; by default it must hold one number.
+            gradient: of this tensor's shape; the derivatives are those of the sum of its elements, each times its number here.
+                By default the tensor must hold one number, with the weight 1.
 
         Raises:
             UsageError: for a tensor of several numbers without weights, or one that no gradient depends on.
@@ -159,9 +165,9 @@ class Tensor:
         found: dict[int, Array] = {id(self): start}
         for tensor in reversed(self._ancestors()):
             upstream = found.pop(id(tensor), None)
-            if upstream is None:
+            if upstream is None:  # a pullback gave None for it
                 continue
-            if tensor._pullback is None:
+            if tensor._pullback is None:  # given, and not computed
                 tensor.grad = upstream.copy() if tensor.grad is None else tensor.grad + upstream
                 continue
             for parent, part in zip(tensor.parents, tensor._pullback(upstream), strict=True):
@@ -255,6 +261,7 @@ class Tensor:
         def pullback(up: Array) -> tuple[Array, Array]:
             up = up[..., None] if b.ndim == 1 else up
             up = up[..., None, :] if a.ndim == 1 else up
+            # Of Y = A B the derivative by A is up B^T and that by B is A^T up; swapaxes transposes the last two axes.
             left, right = up @ y.swapaxes(-1, -2), x.swapaxes(-1, -2) @ up
             return (
                 _unbroadcast(left, x.shape).reshape(a.shape),
@@ -303,6 +310,7 @@ class Tensor:
     def sum(self, axis: int | tuple[int, ...] | None = None, *, keepdims: bool = False) -> Tensor:
         """The sum over axes, over all by default."""
         x = self.data
+        # Each element goes into its sum with the slope 1, and so gets that sum's derivative.
         return operation(
             "sum",
             x.sum(axis=axis, keepdims=keepdims),
@@ -313,7 +321,7 @@ class Tensor:
     def mean(self, axis: int | tuple[int, ...] | None = None, *, keepdims: bool = False) -> Tensor:
         """The mean over axes, over all by default."""
         summed = self.sum(axis, keepdims=keepdims)
-        return summed * (max(summed.size, 1) / self.size)
+        return summed * (max(summed.size, 1) / self.size)  # over the number of elements in each sum
 
     def var(self, axis: int | tuple[int, ...] | None = None, *, keepdims: bool = False) -> Tensor:
         """The mean squared distance from the mean, over axes (biased: divided by their size)."""
@@ -448,7 +456,10 @@ def _scattered(up: Array, index: Any, x: Array) -> Array:
 
 
 def _unbroadcast(gradient: Array, shape: tuple[int, ...]) -> Array:
-    """Sum over what was stretched from `shape`: axes that were put in front, and those of size 1."""
+    """Sum over what was stretched from `shape`: axes that were put in front, and those of size 1.
+
+    A bias of shape (3,) added to an array (2, 3) was copied to both rows: its derivative is the sum of the two rows of `gradient`.
+    """
     extra = gradient.ndim - len(shape)
     gradient = gradient.sum(axis=tuple(range(extra))) if extra else gradient
     stretched = tuple(axis for axis, size in enumerate(shape) if size == 1 and gradient.shape[axis] != 1)

@@ -56,6 +56,11 @@ def show_autograd(page: Page, material: Material, pace: Pace) -> None:
         ) / len(points)
 
     page.section("A network of single numbers")
+    page.text(
+        f"{len(network.parameters())} weights and biases, in two layers of eight neurons and two outputs, are to tell the points of two half "
+        "circles apart. The outputs are scores of the two classes; softmax makes probabilities of them, and the loss is the mean of minus "
+        "the logarithm of that of the right class. Some of the derivatives of the loss, beside what two small steps give:"
+    )
     _check_by_steps(page, network, loss_of)
     losses = []
     steps = pace.steps(200)
@@ -75,8 +80,8 @@ def show_autograd(page: Page, material: Material, pace: Pace) -> None:
         return np.array([float(second.data > first.data) for first, second in map(network, rows.tolist())])
 
     page.text(
-        f"{len(network.parameters())} weights in two layers of eight neurons, trained by plain gradient descent on {NUM_POINTS} "
-        f"points. One loss is a graph of {size:,} numbers, and one pass backwards gives the derivative by every one of them."
+        f"The network is trained by plain gradient descent on {NUM_POINTS} points. One loss is a graph of {size:,} numbers, and one pass "
+        "backwards gives the derivative by every one of them."
     )
     right = accuracy(predict(points), labels)
     page.chart(
@@ -103,7 +108,7 @@ def _check_by_steps(page: Page, network: MLP, loss_of: Callable[[], Value]) -> N
     loss_of().backward()
     table = Table(
         "Derivatives of the loss before training. The small step is 0.00001 to both sides.",
-        ("weight", "#backward", "#by a small step", "#difference"),
+        ("parameter", "#backward", "#by a small step", "#difference"),
     )
     worst = 0.0
     chosen = network.parameters()[:: max(1, len(network.parameters()) // 6)]
@@ -116,7 +121,7 @@ def _check_by_steps(page: Page, network: MLP, loss_of: Callable[[], Value]) -> N
         numeric = (ends[0] - ends[1]) / (2 * step)
         worst = max(worst, abs(numeric - value.grad))
         table.add(
-            f"weight {index * max(1, len(network.parameters()) // 6)}",
+            f"number {index * max(1, len(network.parameters()) // 6)}",
             decimal(value.grad, 8),
             decimal(numeric, 8),
             scientific(abs(numeric - value.grad)),
@@ -178,11 +183,15 @@ def show_optimizers(page: Page, material: Material, pace: Pace) -> None:
     )
 
     page.section("The same network, six rules")
+    page.text(
+        "A small network learns to tell the points of two half circles apart, from 32 of the 400 points in each update. Its weights at "
+        "first and its batches are the same for every rule and rate."
+    )
     steps = pace.steps(300)
     points, labels = two_moons(400, np.random.default_rng(pace.seed))
     table = Table(
-        f"Cross-entropy of the whole set after {steps} updates on batches of 32, by rate of learning, in four rising rates of each "
-        "rule. The best of each is what to compare: a rule with a bad rate says nothing about the rule.",
+        f"Cross-entropy of all points after {steps} updates on batches of 32, at four rising learning rates of each rule. The best "
+        "of each is what to compare: a rule with a bad rate says nothing about the rule.",
         ("rule", "rates", "#lowest", "#second", "#third", "#highest"),
     )
     curves: list[tuple[str, str, Floats]] = []

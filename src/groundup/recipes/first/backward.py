@@ -1,4 +1,4 @@
-"""Lesson `backward`: four backward passes by hand, checked against the graph of small steps, and what a forgotten term costs."""
+"""Lesson `backward`: four backward passes by hand, checked against a graph of basic operations, and what a forgotten term costs."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def show_backward(page: Page, material: Material, pace: Pace) -> None:
     del material
     random = np.random.default_rng(pace.seed)
     cases = _cases(random)
-    page.section("By hand and by small steps")
+    page.section("By hand and by the engine")
     page.text(
         "Each function is written twice: as one formula with the derivative worked out by hand, and as a graph of sums, products and "
         "powers whose derivatives the engine puts together. Both are compared with (f(x + h) - f(x - h)) / 2h. The derivations stand in "
@@ -55,7 +55,7 @@ def show_backward(page: Page, material: Material, pace: Pace) -> None:
     )
     table = Table(
         f"The largest difference from the formula, over the largest derivative. The small step is {STEP:g}.",
-        ("function", "by", "#shape", "#graph of small steps", "#small step"),
+        ("function", "by", "#shape", "#graph of basic operations", "#small step"),
     )
     worst = 0.0
     with console.progress("check", len(cases), "functions") as ticker:
@@ -156,7 +156,7 @@ def _show_cross_entropy(page: Page, random: np.random.Generator) -> None:
     target = np.argsort(logits[0])[-2:-1]
     _, logs = backward.cross_entropy_forward(logits, target)
     gradient = backward.cross_entropy_backward(1.0, logs, target)[0]
-    page.section("Cross-entropy: pull one down, push the others")
+    page.section("Cross-entropy: pull one up, push the others down")
     page.text(
         "The derivative by the scores is the probabilities, less 1 at the target: each wrong token is pushed down by as much as it is "
         "believed, the right one is pulled up by what it lacks. They add up to 0."
