@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -25,7 +26,7 @@ from groundup.recipes.dial import settings_for
 from groundup.recipes.evaluation import unknown_bits
 from groundup.recipes.plan import fit_to_budget
 from groundup.recipes.speedrun import speedrun
-from groundup.tokenizer import CharTokenizer, train_bpe
+from groundup.tokenizer import CharTokenizer, train_bpe, train_word_level
 
 TINY_TABLES: dict[str, Any] = {
     "depth": 2,
@@ -191,6 +192,10 @@ def test_unknown_characters_are_charged() -> None:
     assert unknown_bits(tokenizer, ["a b", "a日b本"]).tolist() == [0.0, pytest.approx(2 * 20.087, rel=1e-3)]
     bpe = train_bpe(["some text to learn from"] * 3, 270)
     assert unknown_bits(bpe, ["日本語 ä"]).tolist() == [0.0]
+    # BUNK and the blank before it are lost; the letters of [UNK] are none that came back. A line end is lost too.
+    words = train_word_level(["a bee , a cat"] * 3, 300)
+    lost = unknown_bits(words, ["a bee , a cat", "a BUNK , a cat", "a\nbee"]) / math.log2(0x110000 - 0x800)
+    assert lost.tolist() == pytest.approx([0.0, 5.0, 1.0])
 
 
 def test_another_source_of_the_same_name_does_not_take_over_the_run(finished: Path, tmp_path: Path) -> None:
