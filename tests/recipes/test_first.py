@@ -158,3 +158,22 @@ def test_pages_in_a_browser_load_nothing_complain_of_nothing_and_fit(
             )
         assert heard == []
         browser.close()
+
+
+def test_odd_sources_leave_a_page_or_are_refused_by_name(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    numbers = "\n".join(str(number) for number in random.integers(0, 10**6, 400))
+    ideograms = "\n".join("".join(chr(c) for c in random.integers(0x4E00, 0x9FFF, 3)) for _ in range(400))
+    few_letters = "\n".join("".join(random.choice(list("abcde"), 5)) for _ in range(400))
+    for name, text in (("numbers", numbers), ("ideograms", ideograms), ("few", few_letters)):
+        (tmp_path / f"{name}.txt").write_text(text, encoding="utf-8")
+    for lesson in ("kmeans", "components"):
+        for name in ("numbers", "ideograms"):
+            with pytest.raises(DataError, match=rf"{name}\.txt make up one in 250 .* at least 3 are needed"):
+                show_of(find_lesson(lesson))(Page("", ""), Material(str(tmp_path / f"{name}.txt")), GLANCE)
+    # Every word occurs once: no line from frequent to rare, and no error to draw on a logarithmic axis.
+    with pytest.raises(DataError, match=r"most frequent words of .*ideograms\.txt occurs 1 times"):
+        show_of(find_lesson("linear"))(Page("", ""), Material(str(tmp_path / "ideograms.txt")), GLANCE)
+    # Fewer than ten different letters: those that never occur have no surprise to draw.
+    path = run_lesson("numbers", str(tmp_path / "few.txt"), pace=GLANCE, out=tmp_path / "page.html")
+    assert_sound(TakenApart(path.read_text(encoding="utf-8")))

@@ -65,16 +65,21 @@ class Value:
         """x to a power that is a plain number."""
         if isinstance(exponent, Value):
             raise UsageError("the exponent must be a plain number: x ** y is (x.log() * y).exp()")
-        result = self.data**exponent
+        try:
+            result = self.data**exponent
+            slope = exponent * self.data ** (exponent - 1) if exponent else 0.0
+        except (ZeroDivisionError, OverflowError):
+            raise UsageError(f"{self.data} ** {exponent} or its slope is no finite number") from None
         if isinstance(result, complex):
             raise UsageError(f"{self.data} ** {exponent} is no real number")
-        return Value(
-            result, (self,), (exponent * self.data ** (exponent - 1) if exponent else 0.0,), f"** {exponent:g}"
-        )
+        return Value(result, (self,), (slope,), f"** {exponent:g}")
 
     def exp(self) -> Value:
         """e to this power."""
-        result = math.exp(self.data)
+        try:
+            result = math.exp(self.data)
+        except OverflowError:
+            raise UsageError(f"e to {self.data:g} is above the largest number: e to 709.7 is the last below") from None
         return Value(result, (self,), (result,), "exp")
 
     def log(self) -> Value:
@@ -172,6 +177,8 @@ def dot(xs: Sequence[Value], ys: Sequence[Value]) -> Value:
 
 def cross_entropy(logits: Sequence[Value], target: int) -> Value:
     """-log softmax(logits)[target] in nats; the largest logit is taken off first, so that no exponential overflows."""
+    if not 0 <= target < len(logits):
+        raise UsageError(f"a target of {target} beside {len(logits)} logits: 0 to {len(logits) - 1}")
     largest = max(logit.data for logit in logits)
     return total((logit - largest).exp() for logit in logits).log() - (logits[target] - largest)
 
