@@ -177,3 +177,20 @@ def test_odd_sources_leave_a_page_or_are_refused_by_name(tmp_path: Path) -> None
     # Fewer than ten different letters: those that never occur have no surprise to draw.
     path = run_lesson("numbers", str(tmp_path / "few.txt"), pace=GLANCE, out=tmp_path / "page.html")
     assert_sound(TakenApart(path.read_text(encoding="utf-8")))
+
+
+def test_an_empty_source_and_a_page_in_the_place_of_the_source_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="the source '' is empty: name one, or leave it away"):
+        run_lesson("ngrams", "", pace=GLANCE, out=tmp_path / "page.html")
+    text = tmp_path / "mine.txt"
+    text.write_text("the only copy\n" * 300, encoding="utf-8")
+    with pytest.raises(UsageError, match=r"mine\.txt is the source itself"):
+        run_lesson("ngrams", str(text), pace=GLANCE, out=text)
+    assert text.read_text(encoding="utf-8").startswith("the only copy")
+
+
+def test_a_label_that_turns_the_writing_round_does_not_reach_the_page(tmp_path: Path) -> None:
+    lines = [f"{'sp\u202eam' if n % 2 else 'ham'}\tnumber {n} {'one' if n % 2 else 'two'}" for n in range(160)]
+    (tmp_path / "labels.txt").write_text("\n".join(lines), encoding="utf-8")
+    path = run_lesson("spam", str(tmp_path / "labels.txt"), pace=GLANCE, out=tmp_path / "page.html")
+    assert "\u202e" not in path.read_text(encoding="utf-8")

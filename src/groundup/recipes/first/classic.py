@@ -226,7 +226,7 @@ def show_spam(page: Page, material: Material, pace: Pace) -> None:
         telling = model.telling_words(name, 12)
         chart = bar_chart(
             f"spam-{model.classes.index(name)}",
-            f"Words that speak for {name}",
+            f"Words that speak for {label(name)}",
             [(f"for {label(name)}", [Bar(odds, None, None, CHAT, label(word, 20)) for word, odds in telling])],
             "log of how much likelier than elsewhere (nats)",
         )

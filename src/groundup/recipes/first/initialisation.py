@@ -89,8 +89,8 @@ def _losses(
     page.section("One network, five beginnings")
     page.text(
         f"A perceptron of {NUM_LAYERS} hidden layers of {HIDDEN_SIZE} tanh units over three characters, trained by plain gradient descent at "
-        f"a rate of {RATE:g} for {steps:,} updates of 128 contexts. Only the deviation of its first weights differs: the gain over "
-        "1 / sqrt(inputs); 5/3 makes up for what a tanh takes away."
+        f"a rate of {RATE:g} for {steps:,} updates of 128 contexts. What differs is the deviation of its first weights, the gain over "
+        "1 / sqrt(inputs), where 5/3 makes up for what a tanh takes away, and whether batch norm stands before each tanh."
     )
     page.text(
         f"A network that knows nothing should guess: its first loss is that of equal probabilities, log {data.vocab_size} = "
