@@ -190,7 +190,17 @@ def test_an_empty_source_and_a_page_in_the_place_of_the_source_are_refused(tmp_p
 
 
 def test_a_label_that_turns_the_writing_round_does_not_reach_the_page(tmp_path: Path) -> None:
-    lines = [f"{'sp\u202eam' if n % 2 else 'ham'}\tnumber {n} {'one' if n % 2 else 'two'}" for n in range(160)]
+    lines = [("sp\u202eam\tnumber one" if n % 2 else "ham\tnumber two") + f" {n}" for n in range(160)]
     (tmp_path / "labels.txt").write_text("\n".join(lines), encoding="utf-8")
     path = run_lesson("spam", str(tmp_path / "labels.txt"), pace=GLANCE, out=tmp_path / "page.html")
     assert "\u202e" not in path.read_text(encoding="utf-8")
+
+
+def test_a_sentence_of_unknown_words_has_no_cosine(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    text = " ".join(random.choice(["the", "of", "abc", "def", "ghi", "jkl", "mno", "pqr"], 4_000))
+    (tmp_path / "few.txt").write_text(text, encoding="utf-8")
+    path = run_lesson("words", str(tmp_path / "few.txt"), pace=GLANCE, out=tmp_path / "page.html")
+    page = TakenApart(path.read_text(encoding="utf-8")).text
+    assert re.search(r"this option is not supported\s+0 of 9\s+none", page)
+    assert "a vector of 8 numbers for each word" in page and "met oftener than by chance" in page

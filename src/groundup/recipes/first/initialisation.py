@@ -133,7 +133,7 @@ def _losses(
 def _activations(page: Page, studies: dict[Beginning, Study]) -> None:
     page.section("What the units do before training")
     page.text(
-        "The values behind each tanh, by layer, dark for the first layer and light for the last. At -1 and 1 a unit is saturated: its slope "
+        "The values behind each tanh, by layer, the strongest line for the first layer and the faintest for the last. At -1 and 1 a unit is saturated: its slope "
         "is 0 and no gradient passes. At 0 all of it passes, but nothing is said. Batch norm sets every unit to mean 0 and deviation 1 "
         "over the batch, whatever the weights are; the last layer has none behind it, and its scores stay as large as they were begun."
     )
