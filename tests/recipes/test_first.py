@@ -204,3 +204,13 @@ def test_a_sentence_of_unknown_words_has_no_cosine(tmp_path: Path) -> None:
     page = TakenApart(path.read_text(encoding="utf-8")).text
     assert re.search(r"this option is not supported\s+0 of 9\s+none", page)
     assert "a vector of 8 numbers for each word" in page and "met oftener than by chance" in page
+
+
+def test_nothing_is_said_of_vowels_where_the_letters_have_none(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    for name, letters in (("hebrew", "אבגדהוזחט"), ("latin", "abcdefghi")):
+        words = "\n".join("".join(random.choice(list(letters), 4)) for _ in range(300))
+        (tmp_path / f"{name}.txt").write_text(words, encoding="utf-8")
+        page = Page("", "")
+        show_of(find_lesson("kmeans"))(page, Material(str(tmp_path / f"{name}.txt")), GLANCE)
+        assert any("vowels" in fact[0] for fact in page.facts) == (name == "latin")

@@ -438,7 +438,8 @@ def show_kmeans(page: Page, material: Material, pace: Pace) -> None:
             start=1,
         ),
     )
-    if 2 in found:
+    # Of another alphabet there is nothing to say: none of its letters is one of these five.
+    if 2 in found and any(letter in VOWELS for letter in letters):
         own = max(
             range(2), key=lambda g: sum(x in VOWELS for x, k in zip(letters, found[2].groups, strict=True) if k == g)
         )
