@@ -58,3 +58,22 @@ def test_wrong_input_gets_one_line_and_a_code(
     assert done.returncode == code and "Traceback" not in done.stderr
     assert message in " ".join((done.stderr + done.stdout).split())
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_pipe_that_knows_no_letters_but_ascii_gets_marks_and_no_traceback(tmp_path: Path) -> None:
+    words = tmp_path / "words.txt"
+    letters = "אבגדהוזחטיכל"
+    words.write_text("\n".join(a + b + c for a in letters for b in letters[:3] for c in letters[:4]), encoding="utf-8")
+    done = run(
+        "first",
+        "mlp",
+        words,
+        "--effort",
+        "0.001",
+        "--out",
+        tmp_path / "page.html",
+        PYTHONIOENCODING="ascii",
+        PYTHONUTF8="0",
+    )
+    assert done.returncode == 0, done.stderr
+    assert "made-up words" in done.stdout and "Traceback" not in done.stderr

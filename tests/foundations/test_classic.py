@@ -191,3 +191,50 @@ def test_a_tree_tells_its_questions() -> None:
     assert gini(np.array([[2, 2], [4, 0]])).tolist() == [0.5, 0.0]
     with pytest.raises(UsageError, match="a depth of -1"):
         DecisionTree(x, np.array([0, 0, 1, 1]), depth=-1)
+
+
+# What broke them -----------------------------------------------------------------------------------------------------
+
+
+def test_neighbours_and_groups_far_from_zero_are_those_near_it() -> None:
+    random = np.random.default_rng(0)
+    points, questions = random.normal(size=(200, 2)), random.normal(size=(50, 2))
+    labels = random.integers(0, 3, 200)
+    far = 1e8
+    ours = Neighbours(points + far, labels, count=5)
+    theirs = KNeighborsClassifier(5, algorithm="kd_tree").fit(points + far, labels)
+    np.testing.assert_array_equal(ours.nearest(questions + far), theirs.kneighbors(questions + far)[1])
+    np.testing.assert_array_equal(k_means(points + far, 3).groups, k_means(points, 3).groups)
+
+
+@pytest.mark.parametrize("rows", range(2, 20))
+def test_a_constant_column_becomes_zeros_whatever_its_mean_rounds_to(rows: int) -> None:
+    assert not standardized(np.full((rows, 1), 0.1)).any()
+
+
+def test_a_rate_that_is_far_too_large_is_named_and_not_warned_about() -> None:
+    x, y = groups(0, columns=2, count=2)
+    for descend in (descend_least_squares, descend_logistic):
+        with pytest.raises(UsageError, match="rate of 1e\\+200 the steps overshoot"):
+            descend(x * 1e200, y, rate=1e200, steps=50)
+
+
+def test_a_probability_is_right_to_the_last_digits_far_below_zero() -> None:
+    scores = np.array([-700.0, -40.0, -20.0, 0.0, 20.0, 800.0])
+    np.testing.assert_allclose(probability(scores), [np.exp(-700.0), *1 / (1 + np.exp(-scores[1:]))], rtol=1e-15)
+
+
+@pytest.mark.parametrize("values", [[1e308, 1.7e308], [5e-324, 1e-323], [-np.inf, np.inf], "next"])
+def test_a_tree_divides_any_two_numbers_that_differ(values: list[float] | str) -> None:
+    one = np.nextafter(1, 2)
+    x = np.array([one, np.nextafter(one, 2)] if isinstance(values, str) else values)[:, None]
+    tree = DecisionTree(x, np.array([0, 1]))
+    np.testing.assert_array_equal(tree.predict(x), [0, 1])
+
+
+def test_k_means_refuses_no_tries_and_centres_that_do_not_fit() -> None:
+    points = np.ones((5, 2))
+    with pytest.raises(UsageError, match="0 tries: at least 1"):
+        k_means(points, 3, tries=0)
+    with pytest.raises(UsageError, match=r"from centres of shape \(2, 2\): .* shape \(3, 2\)"):
+        k_means(points, 3, start=np.ones((2, 2)))

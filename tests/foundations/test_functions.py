@@ -28,7 +28,7 @@ from groundup.foundations.functions import (
 from groundup.foundations.gradient_check import check_gradients
 from groundup.foundations.modules import Activation, BatchNorm, Embedding, LayerNorm, Linear, Module, Sequential
 from groundup.foundations.optimizers import SGD, Adam, AdamW, Optimizer, RMSProp
-from groundup.foundations.tensor import Tensor
+from groundup.foundations.tensor import Tensor, operation
 from tests.foundations.torch_pairs import Pair, agree, pair
 
 IDS = np.array([[0, 3, 3], [4, 0, 0]])
@@ -253,3 +253,65 @@ def test_optimizers_take_the_steps_of_torch(name: str, seed: int, steps: int) ->
 def test_settings_that_cannot_be_are_refused(make: Callable[[], Optimizer], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         make()
+
+
+# What broke them -----------------------------------------------------------------------------------------------------
+
+
+def test_a_gradient_that_is_not_a_number_fails_the_check() -> None:
+    x = Tensor([1.0, 2.0], requires_grad=True)
+
+    def broken() -> Tensor:
+        return operation("broken", x.data.sum(), (x,), lambda up: (np.full(2, np.nan),))
+
+    with pytest.raises(UsageError, match=r"element \(0,\): backward gives nan"):
+        check_gradients(broken, [x])
+    empty = Tensor(np.ones((0, 3)), requires_grad=True)
+    assert check_gradients(lambda: empty.sum() + x.sum(), [empty, x]) < 1e-6
+
+
+def test_targets_and_masks_may_be_tensors_and_may_be_changed_after_use() -> None:
+    logits = Tensor(np.zeros((2, 3)), requires_grad=True)
+    targets, mask = np.array([0, 1]), np.array([True, False])
+    loss = cross_entropy(logits, targets, mask)
+    targets[:], mask[:] = 2, True
+    loss.backward()
+    assert logits.grad is not None
+    np.testing.assert_allclose(logits.grad, [[-2 / 3, 1 / 3, 1 / 3], [0, 0, 0]], atol=1e-15)
+    assert cross_entropy(logits, Tensor([0, 1]), Tensor([True, False])).item() == pytest.approx(np.log(3))
+    assert embedding(logits, Tensor([1, 1])).shape == (2, 3)
+
+
+def test_what_has_no_answer_is_refused_with_its_shapes() -> None:
+    rows = Tensor(np.ones((2, 3)), requires_grad=True)
+    with pytest.raises(UsageError, match=r"targets of shape \(0,\): a mean needs at least one"):
+        cross_entropy(Tensor(np.ones((0, 3))), np.zeros(0, np.int64))
+    for norm in (layer_norm, batch_norm):
+        with pytest.raises(
+            UsageError, match=r"weight of shape \(1,\) and a bias of shape \(3,\) beside rows of shape \(2, 3\)"
+        ):
+            norm(rows, Tensor(np.ones(1)), Tensor(np.ones(3)))
+    with pytest.raises(UsageError, match="5 queries at the end of 2 keys: the first 3 would see none"):
+        attention(Tensor(np.ones((5, 3))), rows, rows)
+
+
+@pytest.mark.parametrize("name", ["Adam", "AdamW"])
+def test_a_parameter_that_gets_its_first_gradient_late_has_taken_no_steps(name: str) -> None:
+    """Adam's corrections count a parameter's own steps: a layer that was frozen for a while begins like a new one."""
+    start = np.array([1.0, -2.0])
+    ours = [Tensor(start, requires_grad=True) for _ in range(2)]
+    theirs = [torch.tensor(start, requires_grad=True) for _ in range(2)]
+    optimizer: Optimizer = {"Adam": Adam, "AdamW": AdamW}[name](ours, 0.1, weight_decay=0.01)
+    reference = getattr(torch.optim, name)(theirs, 0.1, weight_decay=0.01)
+    for step in range(8):
+        optimizer.zero_grad()
+        reference.zero_grad()
+        used = slice(0, 1) if step < 5 else slice(0, 2)
+        for x in ours[used]:
+            (x * x).sum().backward()
+        for y in theirs[used]:
+            (y * y).sum().backward()
+        optimizer.step()
+        reference.step()
+    for x, y in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(x.data, y.detach().numpy(), rtol=1e-12)

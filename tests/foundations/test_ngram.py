@@ -183,3 +183,10 @@ def test_n_gram_faults_name_the_values() -> None:
         KneserNey([[1, 7]], 5, 2)
     with pytest.raises(DataError, match="symbol -1 is outside"):
         KneserNey([[1, 2]], 5, 2).bits([-1])
+
+
+def test_a_context_of_symbols_that_do_not_exist_is_refused() -> None:
+    model = AddK([np.array([0, 1, 2])], 3, 2)
+    for symbol in (-1, 3, 7):
+        with pytest.raises(DataError, match=f"symbol {symbol} is outside 0 to 2"):
+            model.distribution([symbol])

@@ -197,3 +197,13 @@ def test_what_is_no_distribution() -> None:
         info.entropy([1], base=1)
     with pytest.raises(UsageError, match="0 bytes"):
         info.bits_per_byte(1, 0)
+
+
+def test_bfloat16_of_one_number_and_of_numbers_above_the_largest() -> None:
+    assert nums.to_bfloat16(np.float32(1.2)).shape == ()
+    values = np.array([1e300, -1e300, 3.4e38])
+    np.testing.assert_array_equal(nums.to_bfloat16(values), torch.tensor(values).bfloat16().float().numpy())
+
+
+def test_the_perplexity_of_what_is_no_number_is_none() -> None:
+    assert math.isnan(info.perplexity(math.nan)) and info.perplexity(1e9) == math.inf

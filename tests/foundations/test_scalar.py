@@ -144,3 +144,16 @@ def test_a_graph_that_is_too_large_to_draw_is_refused() -> None:
     with pytest.raises(UsageError, match=f"shows up to {MAX_NODES}"):
         draw_graph(total(Value(float(i)) for i in range(MAX_NODES)))
     assert math.isnan(Value(float("nan")).tanh().data)
+
+
+def test_numbers_without_a_finite_answer_are_refused_by_name() -> None:
+    for fails, told in (
+        (lambda: Value(1.0) / Value(0.0), r"0\.0 \*\* -1\.0 or its slope is no finite number"),
+        (lambda: Value(0.0) ** 0.5, r"0\.0 \*\* 0\.5 or its slope"),
+        (lambda: Value(10.0) ** 400, r"10\.0 \*\* 400 or its slope"),
+        (lambda: Value(1000.0).exp(), "e to 1000 is above the largest number"),
+        (lambda: cross_entropy([Value(1.0), Value(2.0)], -1), "a target of -1 beside 2 logits: 0 to 1"),
+        (lambda: cross_entropy([Value(1.0), Value(2.0)], 2), "a target of 2 beside 2 logits"),
+    ):
+        with pytest.raises(UsageError, match=told):
+            fails()

@@ -256,3 +256,72 @@ def test_an_operation_of_ones_own() -> None:
     cubed = operation("cube", x.data**3, (x,), lambda up: (up * 3 * x.data**2,))
     cubed.sum().backward()
     assert x.grad is not None and x.grad.tolist() == [3.0, 12.0]
+
+
+# What broke it -------------------------------------------------------------------------------------------------------
+
+
+def test_an_index_a_condition_or_targets_may_be_changed_after_use() -> None:
+    x = Tensor(np.zeros(4), requires_grad=True)
+    places, chosen = np.array([0, 1]), np.array([True, False, False, True])
+    y = x[places].sum() + where(chosen, x, 0.0).sum() * 10
+    places[:], chosen[:] = 3, False
+    y.backward()
+    assert x.grad is not None and x.grad.tolist() == [11, 1, 0, 10]
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.int8, np.int64, np.uint64])
+def test_ids_of_any_whole_type_find_their_rows(kind: type[np.integer]) -> None:
+    # 300 rows are more than an index of one byte can say.
+    ours, theirs = pair((300, 2), 0)
+    places = np.array([0, 120, 7, 120], kind)
+    agree(ours[places] * 3.0, theirs[places.astype(np.int64)] * 3.0, [(ours, theirs)])
+
+
+def test_a_tensor_may_be_the_condition_of_where() -> None:
+    x = Tensor([1.0, 2.0], requires_grad=True)
+    assert where(Tensor([True, False]), x, 0.0).data.tolist() == [1, 0]
+
+
+@pytest.mark.parametrize(
+    ("left", "right"), [((2, 2, 0), (0, 3)), ((0, 2, 4), (4, 3)), ((2, 0), (0, 3)), ((2, 0, 4), (4, 3))]
+)
+def test_products_of_nothing_are_zeros(left: tuple[int, ...], right: tuple[int, ...]) -> None:
+    pairs = [pair(left, 0), pair(right, 1)]
+    agree(pairs[0][0] @ pairs[1][0], pairs[0][1] @ pairs[1][1], pairs)
+
+
+def test_a_mean_over_nothing_is_refused_and_one_of_no_rows_is_empty() -> None:
+    x = Tensor(np.ones((0, 3)), requires_grad=True)
+    assert x.mean(1).shape == x.var(1).shape == (0,)
+    for axis in (0, None):
+        with pytest.raises(UsageError, match=r"axis of size 0, of a tensor of shape \(0, 3\)"):
+            x.mean(axis)
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.float64])
+def test_the_sigmoid_is_right_to_the_last_digits_far_below_zero(kind: type[np.floating]) -> None:
+    x = np.array([-800.0, -80.0, -40.0, -20.0, -9.0, 0.0, 9.0, 800.0], kind)
+    given_, reference = Tensor(x, requires_grad=True), torch.tensor(x, requires_grad=True)
+    given_.sigmoid().sum().backward()
+    reference.sigmoid().sum().backward()
+    tolerance = 8 * float(np.finfo(kind).eps)
+    np.testing.assert_allclose(given_.sigmoid().data, reference.sigmoid().detach().numpy(), rtol=tolerance)
+    assert given_.grad is not None and reference.grad is not None
+    np.testing.assert_allclose(given_.grad, reference.grad.numpy(), rtol=tolerance)
+
+
+def test_a_gradient_is_of_the_type_of_its_parameter() -> None:
+    small, large = (Tensor(np.ones(3, kind), requires_grad=True) for kind in (np.float32, np.float64))
+    (small * large).sum().backward()
+    assert small.grad is not None and small.grad.dtype == np.float32
+    assert large.grad is not None and large.grad.dtype == np.float64
+
+
+def test_a_tensor_of_tensors_is_refused_as_its_graph_would_be_lost() -> None:
+    x = Tensor([1.0, 2.0], requires_grad=True)
+    for values in ([x, x], ["a"], [1j]):
+        with pytest.raises(UsageError, match="stack or concatenate"):
+            Tensor(values)  # type: ignore[arg-type]
+    x.data = x * 2
+    assert x.data.tolist() == [2, 4] and x.requires_grad

@@ -158,3 +158,59 @@ def test_pages_in_a_browser_load_nothing_complain_of_nothing_and_fit(
             )
         assert heard == []
         browser.close()
+
+
+def test_odd_sources_leave_a_page_or_are_refused_by_name(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    numbers = "\n".join(str(number) for number in random.integers(0, 10**6, 400))
+    ideograms = "\n".join("".join(chr(c) for c in random.integers(0x4E00, 0x9FFF, 3)) for _ in range(400))
+    few_letters = "\n".join("".join(random.choice(list("abcde"), 5)) for _ in range(400))
+    for name, text in (("numbers", numbers), ("ideograms", ideograms), ("few", few_letters)):
+        (tmp_path / f"{name}.txt").write_text(text, encoding="utf-8")
+    for lesson in ("kmeans", "components"):
+        for name in ("numbers", "ideograms"):
+            with pytest.raises(DataError, match=rf"{name}\.txt make up one in 250 .* at least 3 are needed"):
+                show_of(find_lesson(lesson))(Page("", ""), Material(str(tmp_path / f"{name}.txt")), GLANCE)
+    # Every word occurs once: no line from frequent to rare, and no error to draw on a logarithmic axis.
+    with pytest.raises(DataError, match=r"most frequent words of .*ideograms\.txt occurs 1 times"):
+        show_of(find_lesson("linear"))(Page("", ""), Material(str(tmp_path / "ideograms.txt")), GLANCE)
+    # Fewer than ten different letters: those that never occur have no surprise to draw.
+    path = run_lesson("numbers", str(tmp_path / "few.txt"), pace=GLANCE, out=tmp_path / "page.html")
+    assert_sound(TakenApart(path.read_text(encoding="utf-8")))
+
+
+def test_an_empty_source_and_a_page_in_the_place_of_the_source_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="the source '' is empty: name one, or leave it away"):
+        run_lesson("ngrams", "", pace=GLANCE, out=tmp_path / "page.html")
+    text = tmp_path / "mine.txt"
+    text.write_text("the only copy\n" * 300, encoding="utf-8")
+    with pytest.raises(UsageError, match=r"mine\.txt is the source itself"):
+        run_lesson("ngrams", str(text), pace=GLANCE, out=text)
+    assert text.read_text(encoding="utf-8").startswith("the only copy")
+
+
+def test_a_label_that_turns_the_writing_round_does_not_reach_the_page(tmp_path: Path) -> None:
+    lines = [("sp\u202eam\tnumber one" if n % 2 else "ham\tnumber two") + f" {n}" for n in range(160)]
+    (tmp_path / "labels.txt").write_text("\n".join(lines), encoding="utf-8")
+    path = run_lesson("spam", str(tmp_path / "labels.txt"), pace=GLANCE, out=tmp_path / "page.html")
+    assert "\u202e" not in path.read_text(encoding="utf-8")
+
+
+def test_a_sentence_of_unknown_words_has_no_cosine(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    text = " ".join(random.choice(["the", "of", "abc", "def", "ghi", "jkl", "mno", "pqr"], 4_000))
+    (tmp_path / "few.txt").write_text(text, encoding="utf-8")
+    path = run_lesson("words", str(tmp_path / "few.txt"), pace=GLANCE, out=tmp_path / "page.html")
+    page = TakenApart(path.read_text(encoding="utf-8")).text
+    assert re.search(r"this option is not supported\s+0 of 9\s+none", page)
+    assert "a vector of 8 numbers for each word" in page and "met oftener than by chance" in page
+
+
+def test_nothing_is_said_of_vowels_where_the_letters_have_none(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    for name, letters in (("hebrew", "אבגדהוזחט"), ("latin", "abcdefghi")):
+        words = "\n".join("".join(random.choice(list(letters), 4)) for _ in range(300))
+        (tmp_path / f"{name}.txt").write_text(words, encoding="utf-8")
+        page = Page("", "")
+        show_of(find_lesson("kmeans"))(page, Material(str(tmp_path / f"{name}.txt")), GLANCE)
+        assert any("vowels" in fact[0] for fact in page.facts) == (name == "latin")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import os
 import sys
@@ -65,6 +66,10 @@ def run(arguments: list[str]) -> int:
     """
     from groundup.core import console
 
+    for stream in (sys.stdout, sys.stderr):
+        # A pipe on Windows is cp1252, and `−` or a word of another script is not in it: a mark is better than a traceback.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s", stream=sys.stderr)
     try:
         build_app(root=not arguments or arguments[0] in HELP_FLAGS)(arguments, exit_on_error=False, print_error=False)

@@ -15,6 +15,8 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from groundup.core.errors import UsageError
+
 Array: TypeAlias = NDArray[Any]
 Axes: TypeAlias = tuple[int, ...]
 
@@ -182,7 +184,7 @@ def attention_forward(query: Array, key: Array, value: Array, *, is_causal: bool
     Args:
         query: (..., T, d).
         key, value: (..., S, d) and (..., S, e), with the leading axes of the query.
-        is_causal: position t sees the first S - T + t + 1 keys.
+        is_causal: position t sees the first S - T + t + 1 keys, of which there must be at least T.
 
     Returns:
         the result (..., T, e), and what the backward needs.
@@ -211,6 +213,15 @@ def attention_backward(up: Array, saved: Attended) -> tuple[Array, Array, Array]
 
 
 def hidden_keys(count: int, seen: int) -> NDArray[np.bool_]:
-    """Which of S keys each of T queries must not look at, (T, S), where the queries stand at the end of the keys."""
+    """Which of S keys each of T queries must not look at, (T, S), where the queries stand at the end of the keys.
+
+    Raises:
+        UsageError: for more queries than keys, as the first queries would see nothing.
+    """
+    if count > seen:
+        raise UsageError(
+            f"{count} queries at the end of {seen} keys: the first {count - seen} would see none; give as many keys, or "
+            "is_causal=False"
+        )
     result: NDArray[np.bool_] = np.arange(seen) > np.arange(count)[:, None] + (seen - count)
     return result

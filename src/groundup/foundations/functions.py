@@ -32,7 +32,7 @@ def log_softmax(x: Tensor, axis: int = -1) -> Tensor:
     return operation("log_softmax", y, (x,), lambda up: (up - np.exp(y) * up.sum(axis=axis, keepdims=True),))
 
 
-def cross_entropy(logits: Tensor, targets: ArrayLike, mask: ArrayLike | None = None) -> Tensor:
+def cross_entropy(logits: Tensor, targets: ArrayLike | Tensor, mask: ArrayLike | Tensor | None = None) -> Tensor:
     """The mean of -log softmax(logits)[target], in nats.
 
     Args:
@@ -43,16 +43,19 @@ def cross_entropy(logits: Tensor, targets: ArrayLike, mask: ArrayLike | None = N
     Raises:
         UsageError: for targets of another shape, or outside of the vocabulary; for a mask of another shape, or of nothing.
     """
-    wanted = np.asarray(targets.data if isinstance(targets, Tensor) else targets)
+    # Arrays of our own: the derivative must not follow what the caller writes into the old ones later.
+    wanted = np.array(targets.data if isinstance(targets, Tensor) else targets)
     if wanted.shape != logits.shape[:-1]:
         raise UsageError(f"targets of shape {wanted.shape} beside logits of shape {logits.shape}")
     size = logits.shape[-1]
-    if not np.issubdtype(wanted.dtype, np.integer) or (wanted.size and not 0 <= wanted.min() <= wanted.max() < size):
+    if not wanted.size:
+        raise UsageError(f"targets of shape {wanted.shape}: a mean needs at least one")
+    if not np.issubdtype(wanted.dtype, np.integer) or not 0 <= wanted.min() <= wanted.max() < size:
         raise UsageError(f"targets are whole numbers from 0 to {size - 1}")
     flat, flat_targets = logits.data.reshape(-1, size), wanted.reshape(-1)
     counts: Any = slice(None)
     if mask is not None:
-        counts = np.asarray(mask, np.bool_)
+        counts = np.array(mask.data if isinstance(mask, Tensor) else mask, np.bool_)
         if counts.shape != wanted.shape or not counts.any():
             raise UsageError(
                 f"a mask of shape {counts.shape} with {counts.sum()} places beside targets of {wanted.shape}"
@@ -79,7 +82,7 @@ def gelu(x: Tensor) -> Tensor:
     return x * ((x + x**3 * 0.044715) * math.sqrt(2 / math.pi)).tanh() * 0.5 + x * 0.5
 
 
-def embedding(table: Tensor, ids: ArrayLike) -> Tensor:
+def embedding(table: Tensor, ids: ArrayLike | Tensor) -> Tensor:
     """A vector for each id, from the rows of a table; a row that is read several times gets the sum of the derivatives.
 
     Args:
@@ -89,7 +92,7 @@ def embedding(table: Tensor, ids: ArrayLike) -> Tensor:
     Returns:
         (*shape of ids, D).
     """
-    places = np.asarray(ids)
+    places = np.asarray(ids.data if isinstance(ids, Tensor) else ids)
     if not np.issubdtype(places.dtype, np.integer) or (
         places.size and not 0 <= places.min() <= places.max() < len(table)
     ):
@@ -99,6 +102,7 @@ def embedding(table: Tensor, ids: ArrayLike) -> Tensor:
 
 def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, epsilon: float = 1e-5) -> Tensor:
     """(x - mean) / sqrt(variance + epsilon) along the last axis, times weight plus bias (Ba et al. 2016)."""
+    _check_norm(x, weight, bias)
     y, saved = backward.layer_norm_forward(x.data, weight.data, bias.data, epsilon)
     return operation("layer_norm", y, (x, weight, bias), lambda up: backward.layer_norm_backward(up, saved))
 
@@ -112,6 +116,7 @@ def batch_norm(x: Tensor, weight: Tensor, bias: Tensor, epsilon: float = 1e-5) -
     Returns:
         the result, and the mean and the biased variance of each feature.
     """
+    _check_norm(x, weight, bias)
     y, saved = backward.batch_norm_forward(x.data, weight.data, bias.data, epsilon)
     result = operation("batch_norm", y, (x, weight, bias), lambda up: backward.batch_norm_backward(up, saved))
     return result, saved.mean.reshape(-1), saved.variance.reshape(-1)
@@ -127,8 +132,8 @@ def attention(query: Tensor, key: Tensor, value: Tensor, *, is_causal: bool = Tr
     Args:
         query: (..., T, d): T positions that ask, with d numbers each.
         key, value: (..., S, d) and (..., S, e), of S positions that are asked.
-        is_causal: no position sees those after it. The queries stand at the end of the keys, so query t sees the first S - T + t + 1
-            keys; where S = T, those up to its own.
+        is_causal: no position sees those after it. The queries stand at the end of the keys, of which there must be at least T, so
+            query t sees the first S - T + t + 1 keys; where S = T, those up to its own.
 
     Returns:
         (..., T, e).
@@ -137,6 +142,14 @@ def attention(query: Tensor, key: Tensor, value: Tensor, *, is_causal: bool = Tr
     if is_causal:
         scores = where(backward.hidden_keys(query.shape[-2], key.shape[-2]), -np.inf, scores)
     return softmax(scores) @ value
+
+
+def _check_norm(x: Tensor, weight: Tensor, bias: Tensor) -> None:
+    if not x.ndim or not weight.shape == bias.shape == x.shape[-1:]:
+        raise UsageError(
+            f"a weight of shape {weight.shape} and a bias of shape {bias.shape} beside rows of shape {x.shape}: both need one "
+            "number for each of the last axis"
+        )
 
 
 def dropout(x: Tensor, rate: float, random: np.random.Generator) -> Tensor:

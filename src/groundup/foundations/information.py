@@ -91,7 +91,7 @@ def perplexity(nats: float) -> float:
     Args:
         nats: mean negative log-likelihood of a token.
     """
-    return math.exp(nats) if nats < math.log(np.finfo(np.float64).max) else math.inf
+    return math.inf if nats >= math.log(np.finfo(np.float64).max) else math.exp(nats)
 
 
 def bits(nats: float) -> float:

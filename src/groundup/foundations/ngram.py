@@ -103,7 +103,9 @@ class NGramModel:
 
     def distribution(self, context: Sequence[int]) -> FloatArray:
         """The probability of every symbol after `context` (only its last order - 1 symbols count)."""
-        padded = [self.vocab_size] * (self.order - 1) + list(context)
+        for symbol in context:
+            self._check(int(symbol))
+        padded = [self.vocab_size] * (self.order - 1) + [int(symbol) for symbol in context]
         number = 0
         for symbol in padded[len(padded) - (self.order - 1) :]:
             number = number * self.base + symbol
@@ -135,6 +137,10 @@ class NGramModel:
             bits: FloatArray = -np.log2(self._probabilities(grams, self.order))
         return bits
 
+    def _check(self, symbol: int) -> None:
+        if not 0 <= symbol < self.vocab_size:
+            raise DataError(f"symbol {symbol} is outside 0 to {self.vocab_size - 1}: is it of another tokenizer?")
+
     def _grams(self, documents: Sequence[Any]) -> IntArray:
         """The number of the n-gram that ends at each symbol: its symbols as digits, the oldest first."""
         pad = np.full(self.order - 1, self.vocab_size, dtype=np.int64)
@@ -146,9 +152,9 @@ class NGramModel:
         if not parts:
             return np.empty(0, dtype=np.int64)
         stream, ends = np.concatenate(parts), np.concatenate(predicted)
-        if ends.any() and not 0 <= (ids := stream[ends]).min() <= ids.max() < self.vocab_size:
-            worst = ids.min() if ids.min() < 0 else ids.max()
-            raise DataError(f"symbol {worst} is outside 0 to {self.vocab_size - 1}: is it of another tokenizer?")
+        if ends.any():
+            self._check(int(stream[ends].min()))
+            self._check(int(stream[ends].max()))
         numbers = np.zeros(len(stream), dtype=np.int64)
         for age in range(self.order - 1, -1, -1):
             # The first symbols of the stream are padding, so what np.roll wraps around is never looked at.

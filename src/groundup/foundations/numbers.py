@@ -2,7 +2,7 @@
 
 A float has a sign, an exponent and a fraction, and rounds after each operation:
 
-    format      bits of the fraction    largest     smallest normal    1 + e is seen from e =
+    format      bits of the fraction    largest     smallest normal    from 1 to the next number
     float16     10                      65,504      6.1e-5             9.8e-4
     bfloat16     7                      3.4e38      1.2e-38            7.8e-3
     float32     23                      3.4e38      1.2e-38            1.2e-7
@@ -78,13 +78,14 @@ def to_bfloat16(x: Array) -> NDArray[np.float32]:
 
     bfloat16 is float32 without the last 16 bits of the fraction; numpy has no such type.
     """
-    whole = np.ascontiguousarray(x, np.float32)
+    with np.errstate(over="ignore"):
+        whole = np.array(x, np.float32)
     words = whole.view(np.uint32).astype(np.uint64)
     # Half of the last kept bit, a little less where that bit is 0 so that a tie goes down to it.
     rounded = (words + 0x7FFF + ((words >> 16) & 1)) & 0xFFFF0000
     result = rounded.astype(np.uint32).view(np.float32)
     # Infinity stays; adding to the bits of "not a number" could make something else of it.
-    return np.where(np.isnan(whole), whole, result).astype(np.float32)
+    return np.asarray(np.where(np.isnan(whole), whole, result), np.float32)
 
 
 def sum_in_order(values: Array) -> float:

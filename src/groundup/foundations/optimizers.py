@@ -69,7 +69,9 @@ class Optimizer:
             raise UsageError("an optimizer needs parameters, and each must require a gradient")
         if not rate >= 0 or not weight_decay >= 0:
             raise UsageError(f"a rate of {rate} and a weight decay of {weight_decay}: both must be 0 or more")
-        self.rate, self.weight_decay, self.num_steps = rate, weight_decay, 0
+        self.rate, self.weight_decay = rate, weight_decay
+        #: Steps of each parameter: one that had no gradient yet has taken none.
+        self.num_steps = [0] * len(self.parameters)
         self.memories = [
             [np.zeros(parameter.shape, parameter.dtype) for _ in range(self.num_memories)]
             for parameter in self.parameters
@@ -82,13 +84,13 @@ class Optimizer:
 
     def step(self) -> None:
         """Give every parameter that has a gradient its next values."""
-        self.num_steps += 1
-        for parameter, memory in zip(self.parameters, self.memories, strict=True):
+        for place, (parameter, memory) in enumerate(zip(self.parameters, self.memories, strict=True)):
             if parameter.grad is not None:
-                parameter.data = self.next_values(parameter.data, parameter.grad, memory)
+                self.num_steps[place] += 1
+                parameter.data = self.next_values(parameter.data, parameter.grad, memory, self.num_steps[place])
 
-    def next_values(self, values: Array, gradient: Array, memory: list[Array]) -> Array:
-        """One parameter after the step; `memory` is replaced element by element."""
+    def next_values(self, values: Array, gradient: Array, memory: list[Array], number: int) -> Array:
+        """One parameter after its step of this number, from 1; `memory` is replaced element by element."""
         raise NotImplementedError
 
     def decayed(self, values: Array, gradient: Array) -> Array:
@@ -122,7 +124,7 @@ class SGD(Optimizer):
             raise UsageError("Nesterov's step looks ahead along the momentum, which is 0")
         self.momentum, self.nesterov = momentum, nesterov
 
-    def next_values(self, values: Array, gradient: Array, memory: list[Array]) -> Array:
+    def next_values(self, values: Array, gradient: Array, memory: list[Array], number: int) -> Array:
         """As at the top of this file."""
         gradient = self.decayed(values, gradient)
         memory[0] = self.momentum * memory[0] + gradient
@@ -152,7 +154,7 @@ class RMSProp(Optimizer):
         super().__init__(parameters, rate, weight_decay=weight_decay)
         self.alpha, self.epsilon = alpha, epsilon
 
-    def next_values(self, values: Array, gradient: Array, memory: list[Array]) -> Array:
+    def next_values(self, values: Array, gradient: Array, memory: list[Array], number: int) -> Array:
         """As at the top of this file."""
         gradient = self.decayed(values, gradient)
         memory[0] = self.alpha * memory[0] + (1 - self.alpha) * gradient**2
@@ -183,23 +185,23 @@ class Adam(Optimizer):
             raise UsageError(f"betas of {betas}: at least 0 and below 1")
         self.betas, self.epsilon = betas, epsilon
 
-    def next_values(self, values: Array, gradient: Array, memory: list[Array]) -> Array:
+    def next_values(self, values: Array, gradient: Array, memory: list[Array], number: int) -> Array:
         """As at the top of this file."""
         gradient = self.decayed(values, gradient)
         first, second = self.betas
         memory[0] = first * memory[0] + (1 - first) * gradient
         memory[1] = second * memory[1] + (1 - second) * gradient**2
-        mean = memory[0] / (1 - first**self.num_steps)
-        square = memory[1] / (1 - second**self.num_steps)
+        mean = memory[0] / (1 - first**number)
+        square = memory[1] / (1 - second**number)
         return values - self.rate * mean / (np.sqrt(square) + self.epsilon)
 
 
 class AdamW(Adam):
     """Adam whose weight decay shrinks the parameter itself and is not divided by the mean square."""
 
-    def next_values(self, values: Array, gradient: Array, memory: list[Array]) -> Array:
+    def next_values(self, values: Array, gradient: Array, memory: list[Array], number: int) -> Array:
         """As at the top of this file."""
-        return super().next_values(values * (1 - self.rate * self.weight_decay), gradient, memory)
+        return super().next_values(values * (1 - self.rate * self.weight_decay), gradient, memory, number)
 
     def decayed(self, values: Array, gradient: Array) -> Array:
         """The gradient as it is."""

@@ -67,17 +67,22 @@ class Value:
         """x to a power that is a plain number."""
         if isinstance(exponent, Value):
             raise UsageError("the exponent must be a plain number: x ** y is (x.log() * y).exp()")
-        result = self.data**exponent
+        # x ** 0 is the constant 1; its slope by the formula would divide by zero where x is 0.
+        try:
+            result = self.data**exponent
+            slope = exponent * self.data ** (exponent - 1) if exponent else 0.0
+        except (ZeroDivisionError, OverflowError):
+            raise UsageError(f"{self.data} ** {exponent} or its slope is no finite number") from None
         if isinstance(result, complex):
             raise UsageError(f"{self.data} ** {exponent} is no real number")
-        # x ** 0 is the constant 1; its slope by the formula would divide by zero where x is 0.
-        return Value(
-            result, (self,), (exponent * self.data ** (exponent - 1) if exponent else 0.0,), f"** {exponent:g}"
-        )
+        return Value(result, (self,), (slope,), f"** {exponent:g}")
 
     def exp(self) -> Value:
         """e to this power."""
-        result = math.exp(self.data)
+        try:
+            result = math.exp(self.data)
+        except OverflowError:
+            raise UsageError(f"e to {self.data:g} is above the largest number: e to 709.7 is the last below") from None
         return Value(result, (self,), (result,), "exp")
 
     def log(self) -> Value:
@@ -180,6 +185,8 @@ def cross_entropy(logits: Sequence[Value], target: int) -> Value:
     The probability is the softmax, e^logit[target] / sum of all e^logit, so the loss is log(sum of all e^logit) - logit[target].
     Taking the largest logit off all of them changes nothing, and no exponential overflows.
     """
+    if not 0 <= target < len(logits):
+        raise UsageError(f"a target of {target} beside {len(logits)} logits: 0 to {len(logits) - 1}")
     largest = max(logit.data for logit in logits)
     return total((logit - largest).exp() for logit in logits).log() - (logits[target] - largest)
 

@@ -18,6 +18,7 @@ Three decisions keep the gradients right:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -50,7 +51,7 @@ class Tensor:
     """An array that remembers where it came from.
 
     Args:
-        data: numbers; whole ones become float64 where a gradient is wanted.
+        data: real numbers; whole ones become float64 where a gradient is wanted.
         requires_grad: whether `backward` leaves its derivative here.
 
     Attributes:
@@ -65,6 +66,11 @@ class Tensor:
 
     def __init__(self, data: ArrayLike | Tensor, *, requires_grad: bool = False) -> None:
         array = np.array(data.data if isinstance(data, Tensor) else data)
+        if array.dtype.kind not in "biuf":
+            raise UsageError(
+                f"a tensor holds real numbers, not {array.dtype}: stack or concatenate makes one of several tensors and keeps "
+                "their graph"
+            )
         if requires_grad and not np.issubdtype(array.dtype, np.floating):
             array = array.astype(np.float64)
         self._data = _frozen(array)
@@ -80,12 +86,12 @@ class Tensor:
         return self._data
 
     @data.setter
-    def data(self, values: ArrayLike) -> None:
+    def data(self, values: ArrayLike | Tensor) -> None:
         if self.parents:
             raise UsageError(
                 f"the result of {self.operation} cannot be given other numbers: make a new tensor from it instead"
             )
-        array = np.array(values, self.dtype)
+        array = np.array(values.data if isinstance(values, Tensor) else values, self.dtype)
         if array.shape != self.shape:
             raise UsageError(f"a tensor of shape {self.shape} was given numbers of shape {array.shape}")
         self._data = _frozen(array)
@@ -174,6 +180,8 @@ class Tensor:
                 if part is None or not parent.requires_grad:
                     continue
                 assert part.shape == parent.shape, (tensor.operation, part.shape, parent.shape)
+                # A sum of float32 and float64 is float64; the derivative by a parameter is of the parameter's type.
+                part = part.astype(parent.dtype, copy=False)
                 before = found.get(id(parent))
                 # Never added in place: a pullback may hand the same array to several parents.
                 found[id(parent)] = part if before is None else before + part
@@ -251,7 +259,7 @@ class Tensor:
             raise UsageError("a matrix product needs at least one axis on both sides: use * for numbers")
         if a.ndim > 2 and b.ndim == 2 and a.shape[-1] == b.shape[0]:
             # One product of all rows: numpy would make one for each matrix, and hold a gradient of b for each.
-            rows = a.size // max(a.shape[-1], 1)
+            rows = math.prod(a.shape[:-1])
             return (a.reshape(rows, a.shape[-1]) @ b).reshape(*a.shape[:-1], b.shape[1])
         x = a.data[None, :] if a.ndim == 1 else a.data
         y = b.data[:, None] if b.ndim == 1 else b.data
@@ -297,7 +305,7 @@ class Tensor:
 
     def sigmoid(self) -> Tensor:
         """1 / (1 + e^-x) of each."""
-        y = 0.5 * (1 + np.tanh(0.5 * self.data))  # no exponential that could overflow
+        y = logistic(self.data)
         return operation("sigmoid", y, (self,), lambda up: (up * y * (1 - y),))
 
     def relu(self) -> Tensor:
@@ -321,7 +329,12 @@ class Tensor:
     def mean(self, axis: int | tuple[int, ...] | None = None, *, keepdims: bool = False) -> Tensor:
         """The mean over axes, over all by default."""
         summed = self.sum(axis, keepdims=keepdims)
-        return summed * (max(summed.size, 1) / self.size)  # over the number of elements in each sum
+        number = math.prod(self.shape[one] for one in _axes_of(axis, self.ndim))
+        if not number:
+            raise UsageError(
+                f"the mean over an axis of size 0, of a tensor of shape {self.shape}: there is nothing in it"
+            )
+        return summed * (1 / number)
 
     def var(self, axis: int | tuple[int, ...] | None = None, *, keepdims: bool = False) -> Tensor:
         """The mean squared distance from the mean, over axes (biased: divided by their size)."""
@@ -361,7 +374,6 @@ class Tensor:
         """Elements by numbers, slices, masks or arrays of places; a place named twice gets both derivatives."""
         x = self.data
         index = tuple(map(_plain, index)) if isinstance(index, tuple) else _plain(index)
-
         return operation("[]", x[index], (self,), lambda up: (_scattered(up, index, x),))
 
     def __setitem__(self, index: Any, value: Any) -> None:
@@ -390,7 +402,7 @@ def operation(name: str, data: Array, parents: tuple[Tensor, ...], pullback: Pul
 
 def where(condition: ArrayLike, first: ArrayLike | Tensor, second: ArrayLike | Tensor) -> Tensor:
     """Elements of the first tensor where the condition holds, of the second elsewhere."""
-    chosen = np.asarray(condition, np.bool_)
+    chosen = np.array(_plain(condition), np.bool_)
     a = first if isinstance(first, Tensor) else _tensor(first, second)
     b = _tensor(second, a)
     return operation(
@@ -433,7 +445,10 @@ def _tensor(value: Any, beside: Any) -> Tensor:
 
 
 def _plain(index: Any) -> Any:
-    return index.data if isinstance(index, Tensor) else index
+    """An index without a graph, and of our own: what a derivative goes back to must not move when an array is changed."""
+    if isinstance(index, Tensor):
+        return index.data
+    return np.array(index) if isinstance(index, np.ndarray | list) else index
 
 
 def _scattered(up: Array, index: Any, x: Array) -> Array:
@@ -446,7 +461,8 @@ def _scattered(up: Array, index: Any, x: Array) -> Array:
     if all(part is None or part is Ellipsis or isinstance(part, int | np.integer | slice) for part in parts):
         back[index] = up  # no place is read twice
     elif isinstance(index, np.ndarray) and np.issubdtype(index.dtype, np.integer) and index.size and x.size:
-        rows = index.reshape(-1) % len(x)
+        # As int64: the number of rows may be too large for the type of the index, as 256 is for the bytes of a text.
+        rows = index.reshape(-1).astype(np.int64) % len(x)
         order = np.argsort(rows, kind="stable")
         found, first = np.unique(rows[order], return_index=True)
         back[found] = np.add.reduceat(up.reshape(len(rows), *x.shape[1:])[order], first, axis=0)
@@ -466,10 +482,22 @@ def _unbroadcast(gradient: Array, shape: tuple[int, ...]) -> Array:
     return gradient.sum(axis=stretched, keepdims=True) if stretched else gradient
 
 
+def logistic(x: Array) -> Array:
+    """1 / (1 + e^-x) of each, to the last digits also where it is nearly 0: no power that could overflow, no difference."""
+    small = np.exp(-np.abs(x))
+    result: Array = np.where(x >= 0, 1, small) / (1 + small)
+    return result
+
+
+def _axes_of(axis: int | tuple[int, ...] | None, ndim: int) -> set[int]:
+    """The axes that a reduction goes over, from 0."""
+    axes = range(ndim) if axis is None else ((axis,) if isinstance(axis, int) else axis)
+    return {one % ndim for one in axes} if ndim else set()
+
+
 def _with_axes(up: Array, x: Array, axis: int | tuple[int, ...] | None, keepdims: bool) -> Array:
     """The derivative by a reduction with the axes that it took away, of size 1."""
     if keepdims:
         return up
-    axes = range(x.ndim) if axis is None else ((axis,) if isinstance(axis, int) else axis)
-    gone = {one % x.ndim for one in axes} if x.ndim else set()
+    gone = _axes_of(axis, x.ndim)
     return up.reshape([1 if place in gone else size for place, size in enumerate(x.shape)])

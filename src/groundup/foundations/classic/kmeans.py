@@ -49,10 +49,15 @@ def k_means(
         start: centres to begin with, which then is done once.
 
     Raises:
-        UsageError: for more groups than points, or none.
+        UsageError: for more groups than points, or none; for no tries, or centres of another shape.
     """
     if points.ndim != 2 or not 1 <= count <= len(points):
         raise UsageError(f"{count} groups of points of shape {points.shape}: 1 to as many as there are points")
+    if tries < 1 or (start is not None and start.shape != (count, points.shape[1])):
+        begun = "" if start is None else f" from centres of shape {start.shape}"
+        raise UsageError(
+            f"{tries} tries{begun}: at least 1 is needed, and centres of shape {(count, points.shape[1])} where they are given"
+        )
     random = np.random.default_rng(seed)
     starts = [start] if start is not None else [_far_apart(points, count, random) for _ in range(tries)]
     return min((_lloyd(points, centres, turns) for centres in starts), key=lambda found: found.inertia)

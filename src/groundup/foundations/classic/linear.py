@@ -111,14 +111,17 @@ def descend_logistic(
 
 def probability(scores: Floats) -> Floats:
     """1 / (1 + e^-z): the probability of class 1 whose log-odds are z."""
-    result: Floats = 0.5 * (1 + np.tanh(0.5 * scores))
+    # To the last digits also where it is nearly 0: no power that could overflow, no difference of near equals.
+    small = np.exp(-np.abs(scores))
+    result: Floats = np.where(scores >= 0, 1, small) / (1 + small)
     return result
 
 
 def standardized(x: Floats) -> Floats:
     """Columns of mean 0 and deviation 1; a constant column becomes zeros."""
-    deviation = x.std(axis=0)
-    result: Floats = (x - x.mean(axis=0)) / np.where(deviation > 0, deviation, 1)
+    # Not by the deviation: the mean of ten times 0.1 is rounded, so that theirs is above 0.
+    varies = np.ptp(x, axis=0) > 0
+    result: Floats = np.where(varies, x - x.mean(axis=0), 0) / np.where(varies, x.std(axis=0), 1)
     return result
 
 
@@ -127,13 +130,13 @@ def _descend(
 ) -> LinearModel:
     weights = np.zeros(size)
     path, losses = [weights], []
-    for _ in range(steps):
-        with np.errstate(over="ignore", invalid="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):
+        for _ in range(steps):
             loss, gradient = loss_and_gradient(weights)
-        losses.append(loss)
-        weights = weights - rate * gradient
-        path.append(weights)
-    losses.append(loss_and_gradient(weights)[0])
+            losses.append(loss)
+            weights = weights - rate * gradient
+            path.append(weights)
+        losses.append(loss_and_gradient(weights)[0])
     if not np.isfinite(losses[-1]):
         raise UsageError(f"with a rate of {rate} the steps overshoot and the loss grows: take a smaller one")
     return LinearModel(weights[:-1], float(weights[-1]), Trace(np.stack(path), np.array(losses)))

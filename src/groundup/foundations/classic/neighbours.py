@@ -16,8 +16,11 @@ Floats = NDArray[np.float64]
 def squared_distances(x: Floats, y: Floats) -> Floats:
     """|a - b|^2 of each row of x to each row of y: (rows of x, rows of y).
 
-    As |a|^2 - 2 a b + |b|^2, one matrix product; rounding may leave a number just below 0, which is cut off.
+    As |a|^2 - 2 a b + |b|^2, one matrix product; rounding may leave a number just below 0, which is cut off. The middle of y is
+    taken off both first, which moves no distance: far from 0 the squares would be large, and the distance lost in their rounding.
     """
+    middle = y.mean(axis=0) if len(y) else 0.0
+    x, y = x - middle, y - middle
     squares = (x**2).sum(axis=1)[:, None] - 2 * x @ y.T + (y**2).sum(axis=1)
     result: Floats = np.maximum(squares, 0)
     return result

@@ -111,8 +111,14 @@ class DecisionTree:
             place = int(np.where(allowed, impurity, np.inf).argmin())
             if impurity[place] < least_impurity:
                 least_impurity = impurity[place]
-                best = column, float((values[place] + values[place + 1]) / 2)
+                best = column, _between(float(values[place]), float(values[place + 1]))
         return best
+
+
+def _between(low: float, high: float) -> float:
+    """The middle of two numbers; the lower one where rounding would make it the higher, which must not go to the left."""
+    middle = low / 2 + high / 2
+    return middle if low <= middle < high else low
 
 
 def gini(counts: NDArray[np.generic]) -> Floats:

@@ -50,6 +50,11 @@ def show_linear(page: Page, material: Material, pace: Pace) -> None:
     frequencies = np.array(sorted(counts.values(), reverse=True)[:2_000], np.float64)
     if len(frequencies) < 50:
         raise DataError(f"{material.source} has {len(frequencies)} different words: at least 50 are needed for a line")
+    if frequencies[0] == frequencies[-1]:
+        raise DataError(
+            f"each of the {len(frequencies):,} most frequent words of {material.source} occurs {frequencies[0]:.0f} times: a line from "
+            "frequent to rare needs a text, in which some words repeat more than others"
+        )
     x, y = np.log10(np.arange(1, len(frequencies) + 1)), np.log10(frequencies)
     across = standardized(x[:, None])
     exact = solve_least_squares(across, y)
@@ -221,7 +226,7 @@ def show_spam(page: Page, material: Material, pace: Pace) -> None:
         telling = model.telling_words(name, 12)
         chart = bar_chart(
             f"spam-{model.classes.index(name)}",
-            f"Words that speak for {name}",
+            f"Words that speak for {label(name)}",
             [(f"for {label(name)}", [Bar(odds, None, None, CHAT, label(word, 20)) for word, odds in telling])],
             "log of how much likelier than elsewhere (nats)",
         )
@@ -364,14 +369,23 @@ def show_tree(page: Page, material: Material, pace: Pace) -> None:
 VOWELS = "aeiou"
 
 
-def letter_neighbours(words: Sequence[str]) -> tuple[list[str], Floats]:
+def letter_neighbours(material: Material) -> tuple[list[str], Floats]:
     """What stands beside each letter: shares of the letters before it and of those after it.
 
     Returns:
         the letters that are at least one in 250 (of rarer ones little is known), and a row of numbers for each.
+
+    Raises:
+        DataError: for fewer than three such letters.
     """
+    words = material.words()
     counts = Counter(letter for word in words for letter in word if letter.isalpha())
     letters = sorted(letter for letter, number in counts.items() if number * 250 >= counts.total())
+    if len(letters) < 3:
+        raise DataError(
+            f"{len(letters)} of the {len(counts):,} letters of {material.source} make up one in 250 or more of its words: at least 3 are "
+            "needed to be compared, so give words of an alphabet"
+        )
     place = {letter: index for index, letter in enumerate(letters)}
     table = np.zeros((len(letters), 2 * (len(letters) + 1)))
     edge = len(letters)
@@ -387,7 +401,7 @@ def letter_neighbours(words: Sequence[str]) -> tuple[list[str], Floats]:
 
 def show_kmeans(page: Page, material: Material, pace: Pace) -> None:
     """Groups of letters by what stands beside them; nobody says what a vowel is."""
-    letters, table = letter_neighbours(material.words())
+    letters, table = letter_neighbours(material)
     page.section("Letters in groups")
     page.text(
         f"Each of {len(letters)} letters is described by the letters before and after it in the words, as shares (their roots, so that a "
@@ -424,7 +438,8 @@ def show_kmeans(page: Page, material: Material, pace: Pace) -> None:
             start=1,
         ),
     )
-    if 2 in found:
+    # Of another alphabet there is nothing to say: none of its letters is one of these five.
+    if 2 in found and any(letter in VOWELS for letter in letters):
         own = max(
             range(2), key=lambda g: sum(x in VOWELS for x, k in zip(letters, found[2].groups, strict=True) if k == g)
         )
@@ -444,7 +459,7 @@ def show_kmeans(page: Page, material: Material, pace: Pace) -> None:
 def show_components(page: Page, material: Material, pace: Pace) -> None:
     """The directions in which letters differ most, and how few of them are enough."""
     del pace
-    letters, table = letter_neighbours(material.words())
+    letters, table = letter_neighbours(material)
     most = min(table.shape[0], table.shape[1], 12)
     parts = principal_components(table, most)
     flat = parts.project(table)[:, :2]

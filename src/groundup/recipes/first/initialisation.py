@@ -89,8 +89,8 @@ def _losses(
     page.section("One network, five beginnings")
     page.text(
         f"A perceptron of {NUM_LAYERS} hidden layers of {HIDDEN_SIZE} tanh units over three characters, trained by plain gradient descent at "
-        f"a rate of {RATE:g} for {steps:,} updates of 128 contexts. Only the deviation of its first weights differs: the gain over "
-        "1 / sqrt(inputs); 5/3 makes up for what a tanh takes away."
+        f"a rate of {RATE:g} for {steps:,} updates of 128 contexts. What differs is the deviation of its first weights, the gain over "
+        "1 / sqrt(inputs), where 5/3 makes up for what a tanh takes away, and whether batch norm stands before each tanh."
     )
     page.text(
         f"A network that knows nothing should guess: its first loss is that of equal probabilities, log {data.vocab_size} = "
@@ -133,7 +133,7 @@ def _losses(
 def _activations(page: Page, studies: dict[Beginning, Study]) -> None:
     page.section("What the units do before training")
     page.text(
-        "The values behind each tanh, by layer, dark for the first layer and light for the last. At -1 and 1 a unit is saturated: its slope "
+        "The values behind each tanh, by layer, the strongest line for the first layer and the faintest for the last. At -1 and 1 a unit is saturated: its slope "
         "is 0 and no gradient passes. At 0 all of it passes, but nothing is said. Batch norm sets every unit to mean 0 and deviation 1 "
         "over the batch, whatever the weights are; the last layer has none behind it, and its scores stay as large as they were begun."
     )

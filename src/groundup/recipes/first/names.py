@@ -98,13 +98,20 @@ def show_bigram(page: Page, material: Material, pace: Pace) -> None:
         listing.add(part, decimal(counted[part], 4), decimal(trained[part], 4), decimal(np.log(data.vocab_size), 4))
     page.table(listing)
     page.section("Made-up words")
-    page.text("With the same random numbers both models draw the same words, or nearly: they are one model.")
-    for name, probabilities in (("counted", table), ("network", learned)):
-        drawn_words = draw_words(
+    draws = {
+        name: draw_words(
             lambda x, rows=probabilities: rows[x[:, -1]],  # type: ignore[misc]
             data, np.random.default_rng(pace.seed), NUM_SAMPLES, block_size=1,
-        )  # fmt: skip
-        page.code(f"{name}:\n" + _listed(drawn_words))
+        )
+        for name, probabilities in (("counted", table), ("network", learned))
+    }  # fmt: skip
+    same = sum(one == other for one, other in zip(*draws.values(), strict=True))
+    page.text(
+        f"With the same random numbers both models draw the same word in {same} of {NUM_SAMPLES} cases: the longer the network is trained, "
+        "the more nearly they are one model."
+    )
+    for name, words in draws.items():
+        page.code(f"{name}:\n" + _listed(words))
     page.fact(
         "loss, counted", decimal(counted["test"], 4), _published(material, "bigram", "nats a character, held out")
     )

@@ -237,14 +237,14 @@ def _show_information(page: Page, material: Material) -> None:
     page.chart(
         "Entropy of a coin", "The entropy of a coin by the probability of heads: one bit for a fair one.", _draw_coin
     )
-    order = np.argsort(-q, kind="stable")[:10]
+    order = [k for k in np.argsort(-q, kind="stable")[:10] if q[k] > 0]
     chart = bar_chart(
         "numbers-letters",
         "Surprise of letters",
         [("bits", [Bar(-math.log2(q[k]), None, None, CHAT, f"{LETTERS[k]}: {100 * q[k]:.1f} %") for k in order])],
         "surprise (bits)",
     )
-    page.drawing(chart, f"The ten most frequent letters of {material.source} and the surprise of each.")
+    page.drawing(chart, f"The most frequent letters of {material.source}, ten at most, and the surprise of each.")
     table = Table(
         "What letters cost, in bits, for three beliefs.",
         ("letters that come", "believed", "#entropy", "#cross-entropy", "#divergence", "#perplexity"),

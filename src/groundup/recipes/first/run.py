@@ -38,9 +38,13 @@ def run_lesson(name: str, source: str | None, *, pace: Pace, out: Path | None = 
     lesson = find_lesson(name)
     if source is not None and lesson.learns_from == "nothing":
         raise UsageError(f"{lesson.name} makes its own data and reads no source: leave {source!r} away")
+    if source is not None and not source.strip():
+        raise UsageError(f"the source {source!r} is empty: name one, or leave it away for the lesson's own")
     path = out or Path("runs") / "first" / f"{lesson.name}.html"
     if path.is_dir():
         raise UsageError(f"--out {path} is a folder: name a file, such as {path / f'{lesson.name}.html'}")
+    if source is not None and Path(source).exists() and path.exists() and path.samefile(source):
+        raise UsageError(f"--out {path} is the source itself, which the page would replace: name another file")
     check_writable(path)
     start = time.monotonic()
     page = Page(lesson.name, lesson.summary)

@@ -170,7 +170,7 @@ def _show_map(page: Page, model: Seq2Seq, alphabet: Alphabet, text: str, caption
     written = alphabet.decode(ids)[0]
     page.chart(
         f"Where the attention looks: {text}",
-        f"{caption} The darker, the larger the share of that place; ⏎ is the end.",
+        f"{caption} The fuller, the larger the share of that place; ⏎ is the end.",
         lambda axes: draw_attention(axes, [*text, "⏎"], [*written, "⏎"][: len(ids[0])], shares[0]),
         height_in=0.6 + 0.21 * len(ids[0]),
         left_in=0.4,

@@ -111,7 +111,8 @@ def _learn(page: Page, stream: Stream, vocabulary: Vocabulary, pace: Pace) -> Mo
         )
     page.text(
         f"{count(len(counts.values))} of {count(len(vocabulary) ** 2)} possible pairs of words were seen together. The table that is factorised "
-        f"has that many entries above zero; a vector of {SIZE} numbers for each word stands for all of them."
+        "has an entry above zero for those of them that met oftener than by chance; a vector of "
+        f"{size} numbers for each word stands for all of it."
     )
     return {
         SKIPGRAM: WordVectors(vocabulary, skipgram.centres),
@@ -287,9 +288,11 @@ def _show_sentences(page: Page, vectors: WordVectors) -> None:
         ("what differs", "first", "second", "#words with a vector", "#cosine"),
     )
     for what, first, second in SENTENCES:
-        words = [word for sentence in (first, second) for word in words_of(sentence)]
-        known = sum(word in vectors.vocabulary for word in words)
-        table.add(what, first, second, f"{known} of {len(words)}", decimal(vectors.sentence_likeness(first, second), 4))
+        words = [words_of(sentence) for sentence in (first, second)]
+        known = [sum(word in vectors.vocabulary for word in sentence) for sentence in words]
+        # A sentence without a known word has no mean, and so no angle to another.
+        cosine = decimal(vectors.sentence_likeness(first, second), 4) if all(known) else "none"
+        table.add(what, first, second, f"{sum(known)} of {sum(map(len, words))}", cosine)
     page.table(table)
 
 
