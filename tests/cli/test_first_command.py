@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
-from cli_runner import environment, run, run_here
+from cli_runner import command, environment, run, run_here
 
 from groundup.recipes.first.catalog import LESSONS
 
@@ -77,3 +78,18 @@ def test_a_pipe_that_knows_no_letters_but_ascii_gets_marks_and_no_traceback(tmp_
     )
     assert done.returncode == 0, done.stderr
     assert "made-up words" in done.stdout and "Traceback" not in done.stderr
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="sends SIGINT")
+def test_ctrl_c_ends_a_lesson_with_a_word_and_leaves_nothing(tmp_path: Path) -> None:
+    page = tmp_path / "made" / "page.html"
+    process = subprocess.Popen(
+        command("first", "autograd", "--effort", "100", "--out", page),
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(),
+    )  # fmt: skip
+    assert process.stdout is not None
+    assert process.stdout.readline().startswith("train: ")
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130 and said == "warning: interrupted\n"
+    assert list(tmp_path.iterdir()) == []

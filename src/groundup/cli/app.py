@@ -49,6 +49,7 @@ def build_app(*, root: bool = False) -> App:
         help="A language model from the ground up: trained, tuned, measured and talked to on your own machine.",
         version=__version__,
         result_action="return_value",
+        suppress_keyboard_interrupt=False,
     )
     for name, (target, summary) in VERBS.items():
         if root:
