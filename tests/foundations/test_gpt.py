@@ -10,8 +10,7 @@ from torch.nn import functional as F
 from groundup.core.errors import UsageError
 from groundup.foundations.gpt import GPTShape, ScalarGPT, TensorGPT, Weights, initial_weights
 from groundup.foundations.optimizers import AdamW
-from groundup.model.presets import preset
-from groundup.model.transformer import build
+from groundup.recipes.levels import trained_model
 
 SHAPE = GPTShape(vocab_size=11, hidden_size=8, num_layers=2, num_heads=2, context=6)
 
@@ -23,16 +22,7 @@ def drawn(shape: GPTShape, seed: int) -> Weights:
 
 
 def in_torch(shape: GPTShape, weights: Weights, ids: np.ndarray) -> tuple[float, Weights]:
-    config = preset(
-        "gpt2",
-        vocab_size=shape.vocab_size,
-        hidden_size=shape.hidden_size,
-        num_hidden_layers=shape.num_layers,
-        num_attention_heads=shape.num_heads,
-        max_position_embeddings=shape.context,
-    )
-    model = build(config, seed=0).double()
-    model.load_state_dict({name: torch.tensor(values) for name, values in weights.items()})
+    model = trained_model(shape, weights, torch.float64)
     tokens = torch.tensor(ids)
     logits = model.logits(model(tokens[:, :-1]))
     loss = F.cross_entropy(logits.reshape(-1, shape.vocab_size), tokens[:, 1:].reshape(-1))
